@@ -1,0 +1,17 @@
+"""precap: precompute visual features once, then train captioning heads on the cached tensors.
+
+The six names below are the whole public surface; each is loaded when it is first used, so that
+``import precap`` is instant.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["caption", "evaluate", "extract", "open_store", "prepare", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("precap.pipeline"), name)
+    raise AttributeError(f"module 'precap' has no attribute {name!r}")

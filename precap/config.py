@@ -1,0 +1,74 @@
+"""Configuration: frozen pydantic dataclasses, YAML recipes, ``--set key=value``; strict about names."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as _dataclass
+
+from precap.errors import ConfigError
+from precap.plugins import guess
+
+T = TypeVar("T")
+
+#: Decorator for every Config in precap: frozen, unknown keys refused, values checked and coerced.
+frozen = _dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+
+
+def build(kind: type[T], values: Mapping[str, Any], where: str = "the options") -> T:
+    """Make a Config of ``kind`` from plain values; ConfigError with a suggestion for a wrong one."""
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: there is no option {key!r}.{guess(key, known)}")
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
+            for e in error.errors()
+        )
+        raise ConfigError(f"{where}: {problems}. Correct the value and repeat.") from error
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A Config as plain JSON-ready values."""
+    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from ``path`` (safe loader)."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8")) or {}
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no recipe file {path}. Check the path.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of option names to values.")
+    return values
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["lr=1e-4", "head.dim=256"]`` as a flat mapping; values are read as YAML scalars."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair!r} is not of the form key=value.")
+        settings[key.strip()] = _scalar(text)
+    return settings
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 (no dot) as a string
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

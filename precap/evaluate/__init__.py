@@ -1,0 +1,1 @@
+"""Metrics, significance, predictions, the HTML report."""

@@ -1,0 +1,1 @@
+"""Images to features: decode, prepare, forward, commit shard by shard."""

@@ -1,0 +1,1 @@
+"""Where shard numbers are scheduled: this process, or a Dask cluster."""

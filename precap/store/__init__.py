@@ -1,0 +1,1 @@
+"""Features on disk: shards, ledger, plan, index, verification, foreign layouts, datasets."""

@@ -1,0 +1,1 @@
+"""One file per shard format behind the Shard contract."""

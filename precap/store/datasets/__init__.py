@@ -1,0 +1,1 @@
+"""One file per caption annotation format; each yields the same normal form."""

@@ -1,0 +1,1 @@
+"""One file per foreign feature layout that precap reads."""

@@ -1,0 +1,1 @@
+"""Captioning heads trained from cached tensors."""
