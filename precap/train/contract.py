@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Words:
-    """The numbers of a vocabulary that heads and decoding need. ``unk`` may be -1 (no such word)."""
+    """The numbers of a vocabulary that heads and decoding need. ``unk`` -1: no such word."""
 
     size: int
     pad: int
@@ -50,9 +50,19 @@ class Words:
 class Head(Protocol):
     """A captioning model over cached features (also a ``torch.nn.Module``). ``PLUGIN`` names it.
 
-    Built as ``PLUGIN(config, dims, words)``: ``dims`` maps each role it is given to the width of its
-    rows. The encoder runs once per image whatever the number of captions or beams: captions and
-    beams are an extra axis of the queries, never copies of the memory.
+    Built as ``PLUGIN(config, dims, words)``: ``dims`` maps each role it is given to the width of
+    its rows. The encoder runs once per image whatever the number of captions or beams: captions
+    and beams are an extra axis of the queries, never copies of the memory. Features reach
+    ``encode`` as float32 (the trainer casts them on the device).
+
+    A head may offer more, which the trainer uses when it is there:
+
+    - ``hidden(memory, tokens) -> (B, C, T, D)`` and ``classify(hidden) -> (..., V)``, of which
+      ``forward`` is the composition: the loss then classifies real positions only;
+    - ``auxiliary(memory, tokens) -> scalar``: one more loss, already weighted, added to the
+      cross-entropy in training;
+    - a float attribute ``sampling`` on an LSTM, the probability of scheduled sampling, which the
+      trainer sets from its schedule; ``forward`` then feeds back its own samples in training.
     """
 
     Config: ClassVar[type[Any]]
@@ -72,7 +82,7 @@ class Head(Protocol):
         ...
 
     def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """One token: (B, K) tokens at position ``t`` (0 = bos) -> (B, K, V) logits and the new state."""
+        """One token: (B, K) tokens at position ``t`` (0 = bos) -> (B, K, V) logits, new state."""
         ...
 
     def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
