@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "precap"
-FOUNDATION = ("types", "errors", "config", "plugins", "atomic", "text", "geometry")
+FOUNDATION = ("allocator", "types", "errors", "config", "plugins", "atomic", "text", "geometry")
 
 #: Which top-level parts of precap a part may import, besides itself.
 MAY_IMPORT = {
