@@ -1,0 +1,1 @@
+"""One file per annotation format; the file name is what ``--format`` takes."""
