@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from precap.types import Features, FeatureSpec
+from precap.types import Features, FeatureSpec, Field
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,10 +33,24 @@ class Setting:
     parent: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What ``precap extract --list`` says of an extractor; a class attribute ``about``, optional.
+
+    fields: of its default variant. paper: where the features come from. weights: where to get them.
+    read_by: which published captioning systems read these features.
+    """
+
+    fields: tuple[Field, ...]
+    paper: str = ""
+    weights: str = ""
+    read_by: str = ""
+
+
 class Extractor(Protocol):
     """Images (or another store's rows) to features. One file, one class, named by ``PLUGIN``.
 
-    Built as ``PLUGIN(config, setting)`` where ``config`` is its ``Config``, a frozen dataclass whose
+    Built as ``PLUGIN(config, setting)``; ``config`` is its ``Config``, a frozen dataclass whose
     first field is what ``NAME:VARIANT`` on the command line sets. Building loads the weights.
     Features of an image never depend on what else is in the batch. Raises ImageError for one
     image that gives no features; anything else is a bug and stops the shard.

@@ -1,0 +1,80 @@
+"""What every torch extractor shares: precision, storage dtype, the spec, rows per image."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from precap.errors import ConfigError
+from precap.extract.contract import Setting
+from precap.extract.images import DECODE
+from precap.types import FeatureSpec, Field
+
+_COMPUTE = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: int8 is quantised by the store, row by row, from float32.
+_HANDED = {"float32": torch.float32, "float16": torch.float16, "int8": torch.float32}
+
+
+def device(setting: Setting) -> str:
+    """The torch device that ``setting`` names; ConfigError when this machine has none such."""
+    name = setting.device
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: this machine has no CUDA device. Use cpu or auto.")
+    return name
+
+
+@contextmanager
+def forwarding(setting: Setting, where: str) -> Iterator[None]:
+    """No gradients, the compute precision of ``setting``, and fp32 that means fp32 on a GPU too."""
+    if setting.compute not in _COMPUTE:
+        known = ", ".join(_COMPUTE)
+        raise ConfigError(f"There is no compute precision {setting.compute!r}. Use one of {known}.")
+    dtype = _COMPUTE[setting.compute]
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        if where.startswith("cuda"):
+            cudnn = torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            )
+            stack.enter_context(cudnn)
+        if dtype is not None:
+            stack.enter_context(torch.autocast(where.partition(":")[0], dtype=dtype))
+        yield
+
+
+def rows(batch: Tensor, storage: str) -> NDArray[Any]:
+    """(B, ...) on any device -> numpy in the dtype that ``storage`` asks to be handed."""
+    array: NDArray[Any] = batch.to(_HANDED[storage]).cpu().contiguous().numpy()
+    return array
+
+
+def split(batch: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+    """Arrays with a batch axis -> one mapping per image."""
+    count = len(next(iter(batch.values())))
+    return [{name: array[i] for name, array in batch.items()} for i in range(count)]
+
+
+def spec(
+    name: str,
+    version: int,
+    weights: str,
+    fields: tuple[Field, ...],
+    setting: Setting,
+    **identity: Mapping[str, Any],
+) -> FeatureSpec:
+    """A FeatureSpec for an image extractor; ``identity``: its ``preprocess`` and ``config``."""
+    return FeatureSpec(
+        extractor=name,
+        version=version,
+        weights=weights,
+        fields=fields,
+        compute=setting.compute,
+        decode=DECODE,
+        views=setting.views,
+        **identity,
+    )

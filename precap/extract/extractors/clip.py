@@ -1,0 +1,225 @@
+"""CLIP image towers through open_clip: patch tokens after ln_post, and the pooled embedding."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from PIL import Image
+from torch import Tensor, nn
+
+from precap.config import as_dict, frozen
+from precap.errors import ConfigError
+from precap.extract import weights
+from precap.extract.contract import About, Prepared, Setting
+from precap.extract.extractors import _compute
+from precap.extract.extractors._pixels import Pixels
+from precap.plugins import guess
+from precap.types import Features, FeatureSpec, Field
+
+Output = Literal["tokens", "pooled", "projected"]
+
+
+@frozen
+class Config:
+    """model: an open_clip name. pretrained: its tag there, when the weights are "auto".
+
+    preset: "hin" = ViT-L-14 tokens and pooled; "clipcap" = pooled alone, not normalised, ViT-B-32
+    unless ``model`` says otherwise; both are OpenAI's weights. outputs: which fields to keep;
+    "projected" = every token times the projection, in the space of ``pooled``. quickgelu: the
+    activation OpenAI trained with; None = what the weights need. normalize: pooled of length 1.
+    """
+
+    model: str = ""
+    pretrained: str = "openai"
+    preset: Literal["", "hin", "clipcap"] = ""
+    outputs: tuple[Output, ...] = ("tokens", "pooled")
+    quickgelu: bool | None = None
+    normalize: bool = False
+
+
+class Clip:
+    """tokens (N, W) without the class token, row-major; pooled (D,); projected (N, D)."""
+
+    Config: ClassVar[type[Any]] = Config
+    reads: ClassVar[Literal["image", "store"]] = "image"
+    version: ClassVar[int] = 1
+    about: ClassVar[About] = About(
+        fields=(Field("tokens", "grid", (49, 768)), Field("pooled", "global", (512,))),
+        paper="Radford et al., ICML 2021",
+        weights="open_clip: hub, cache or FILE",
+        read_by="HIN (preset hin), ClipCap (preset clipcap), Dual-Modal Transformer (RN50x4)",
+    )
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Build the image tower and load its weights; ConfigError when there are none."""
+        config = _resolved(config)
+        found = weights.find(setting.weights, _source(config))
+        state = {} if found.path is None else weights.load_state(found.path)
+        quick = _quickgelu(config, setting, state)
+        model = _model(config.model, quick)
+        self.pixels = _pixels(model)
+        self.tower: nn.Module = model.visual
+        if found.seed is not None:
+            weights.randomise(self.tower, found.seed)
+        else:
+            _load(model, state, f"{found.path}")
+        self.outputs, self.normalize = config.outputs, config.normalize
+        self.device, self.setting = _compute.device(setting), setting
+        self.tower.eval().to(self.device)
+        self.spec = self._spec(config, quick, found.digest)
+
+    def prepare(self, item: "Image.Image | Features") -> Prepared:
+        """The resized and cropped picture, (H, W, 3) uint8."""
+        assert isinstance(item, Image.Image)
+        return {"pixels": self.pixels.array(item)}
+
+    def extract(self, batch: Sequence[Prepared]) -> list[Features]:
+        """The chosen outputs of every picture."""
+        pixels = self.pixels.tensor([one["pixels"] for one in batch], self.device)
+        with _compute.forwarding(self.setting, self.device):
+            found = self._forward(pixels)
+        storage = self.setting.storage
+        return [*_compute.split({k: _compute.rows(found[k], storage) for k in self.outputs})]
+
+    def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        if isinstance(self.tower, ModifiedResNet):
+            out = self.tower.forward_intermediates(pixels, indices=[4])
+            tokens = out["image_intermediates"][0].flatten(2).transpose(1, 2)  # (B, N, W)
+        else:
+            out = self.tower.forward_intermediates(  # type: ignore[operator]
+                pixels, indices=1, output_fmt="NLC", normalize_intermediates=True
+            )
+            tokens = out["image_intermediates"][0]  # (B, N, W), class token removed, after ln_post
+        pooled = out["image_features"]  # (B, D)
+        if self.normalize:
+            pooled = nn.functional.normalize(pooled.float(), dim=-1)
+        found = {"tokens": tokens, "pooled": pooled}
+        if "projected" in self.outputs:
+            found["projected"] = _project(self.tower, tokens)
+        return found
+
+    def _spec(self, config: Config, quick: bool, digest: str) -> FeatureSpec:
+        one = self.extract([{"pixels": np.zeros((*self.pixels.size, 3), np.uint8)}])[0]
+        roles: dict[str, Any] = {"tokens": "grid", "pooled": "global", "projected": "grid"}
+        dtype = self.setting.storage
+        fields = tuple(Field(name, roles[name], one[name].shape, dtype) for name in self.outputs)
+        kept = ("model", "outputs", "normalize")
+        identity = {k: v for k, v in as_dict(config).items() if k in kept}
+        return _compute.spec(
+            "clip",
+            self.version,
+            digest,
+            fields,
+            self.setting,
+            preprocess=self.pixels.as_json(),
+            config={**identity, "quickgelu": quick},
+        )
+
+
+def _resolved(config: Config) -> Config:
+    """Presets spelt out: equal features have equal specs, however they were asked for."""
+    default = "ViT-L-14" if config.preset == "hin" else "ViT-B-32"
+    name = config.model or default
+    quick = config.quickgelu or (True if name.endswith("-quickgelu") else None)
+    outputs: tuple[Output, ...] = ("pooled",) if config.preset == "clipcap" else config.outputs
+    name = name.removesuffix("-quickgelu")
+    if name not in open_clip.list_models() and f"{name}-quickgelu" in open_clip.list_models():
+        name = f"{name}-quickgelu"
+    if name not in open_clip.list_models():
+        raise ConfigError(f"open_clip has no model {name!r}.{guess(name, open_clip.list_models())}")
+    return replace(config, model=name, outputs=outputs, quickgelu=quick)
+
+
+def _tag(config: Config) -> dict[str, Any]:
+    tags = open_clip.list_pretrained_tags_by_model(config.model)
+    if config.pretrained in tags:
+        known: dict[str, Any] = open_clip.get_pretrained_cfg(config.model, config.pretrained)
+        return known
+    return {}
+
+
+def _source(config: Config) -> weights.Source:
+    known = _tag(config)
+    repo, _, file = known.get("hf_hub", "").rpartition("/")
+    files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    name = f"clip-{config.model}-{config.pretrained}".replace("/", "-")
+    return weights.Source(name, repo=repo, files=files, url=known.get("url", ""))
+
+
+def _quickgelu(config: Config, setting: Setting, state: weights.State) -> bool:
+    """Which activation the weights were trained with: the wrong one costs accuracy silently."""
+    if config.quickgelu is not None:
+        return config.quickgelu
+    if setting.weights == "auto":
+        return bool(_tag(config).get("quick_gelu", False))
+    if state and _looks_like_openai(config.model, state):
+        raise ConfigError(
+            f"{setting.weights} looks like OpenAI's {config.model}, which was trained with "
+            f"QuickGELU, while open_clip's {config.model} uses GELU. Say which: "
+            f"--set quickgelu=true (or the model name {config.model}-quickgelu) or quickgelu=false."
+        )
+    return False
+
+
+def _looks_like_openai(model: str, state: weights.State) -> bool:
+    """OpenAI published half precision: every number of the first kernel is exact in float16."""
+    if "openai" not in open_clip.list_pretrained_tags_by_model(model):
+        return False
+    kernel = state.get("visual.conv1.weight")
+    return kernel is not None and bool(torch.equal(kernel.half().float(), kernel.float()))
+
+
+def _model(name: str, quick: bool) -> nn.Module:
+    quiet = logging.getLogger()
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)  # open_clip warns that no pretrained weights were loaded: we do
+    try:
+        model: nn.Module = open_clip.create_model(name, pretrained=None, force_quick_gelu=quick)
+    finally:
+        quiet.setLevel(level)
+    return model
+
+
+def _load(model: nn.Module, state: weights.State, where: str) -> None:
+    state = open_clip.convert.convert_state_dict(model, state)
+    open_clip.model.resize_pos_embed(state, model)
+    tower = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
+    weights.fit(model.visual, tower, where)  # type: ignore[arg-type]
+
+
+def _pixels(model: nn.Module) -> Pixels:
+    known = model.visual.preprocess_cfg  # type: ignore[union-attr]
+    size = known["size"]  # type: ignore[index]
+    height, width = (size, size) if isinstance(size, int) else size
+    fits: dict[str, Any] = {"shortest": "crop", "squash": "squash"}
+    mode = known["resize_mode"]  # type: ignore[index]
+    if mode not in fits:
+        raise ConfigError(f"This CLIP model resizes by {mode!r}, which is not supported here.")
+    return Pixels(
+        fit=fits[mode],
+        size=(height, width),
+        resize=height,
+        interpolation=known["interpolation"],  # type: ignore[index]
+        mean=tuple(known["mean"]),  # type: ignore[index]
+        std=tuple(known["std"]),  # type: ignore[index]
+    )
+
+
+def _project(tower: nn.Module, tokens: Tensor) -> Tensor:
+    """Tokens in the joint space: what pooled would be if the tower looked at one cell alone."""
+    if isinstance(tower, ModifiedResNet):
+        pool = tower.attnpool
+        projected: Tensor = pool.c_proj(pool.v_proj(tokens))  # (B, N, D)
+        return projected
+    matrix = getattr(tower, "proj", None)
+    if matrix is None:
+        raise ConfigError("This CLIP tower has no projection; leave 'projected' out of outputs.")
+    return tokens @ matrix  # (B, N, D)
+
+
+PLUGIN = Clip

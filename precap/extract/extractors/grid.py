@@ -1,0 +1,228 @@
+"""Any timm backbone: its last feature map as tokens, and their mean."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import timm
+from PIL import Image
+from torch import Tensor, nn
+
+from precap.config import as_dict, frozen
+from precap.errors import ConfigError
+from precap.extract import weights
+from precap.extract.contract import About, Prepared, Setting
+from precap.extract.extractors import _compute
+from precap.extract.extractors._pixels import IMAGENET, Fit, Pixels
+from precap.types import Features, FeatureSpec, Field
+
+Triple = tuple[float, float, float]
+
+
+@frozen
+class Config:
+    """Every value left at None comes from the backbone's own data configuration in timm.
+
+    model: a timm name, with ``.tag`` to choose among published weights. preset: "resnet101" gives
+    self-critical's ``att`` (14 x 14 x 2048) and ``fc`` whatever else is set. size: height = width
+    of the network input. resize: side before the crop. fit: crop, squash or keep (original size).
+    mean, std: of samples in 0..1. cells: average the map to cells x cells. pad_type: "same" for
+    weights that come from TensorFlow. kwargs: further arguments of ``timm.create_model``.
+    """
+
+    model: str = "resnet50"
+    preset: Literal["", "resnet101"] = ""
+    size: int | None = None
+    resize: int | None = None
+    fit: Fit | None = None
+    interpolation: str | None = None
+    mean: Triple | float | None = None
+    std: Triple | float | None = None
+    cells: int | None = None
+    pad_type: Literal["", "same"] = ""
+    kwargs: dict[str, Any] | None = None
+
+
+class Grid:
+    """tokens (N, C), row-major over the map; pooled (C,), their mean before any ``cells``."""
+
+    Config: ClassVar[type[Any]] = Config
+    reads: ClassVar[Literal["image", "store"]] = "image"
+    version: ClassVar[int] = 1
+    about: ClassVar[About] = About(
+        fields=(Field("tokens", "grid", (49, 2048)), Field("pooled", "global", (2048,))),
+        paper="the backbone's own; preset resnet101: Rennie et al., CVPR 2017",
+        weights="any timm model: hub, cache or FILE; resnet101: caffe-converted resnet101.pth",
+        read_by="Spatial-Image-Captioning (preset resnet101)",
+    )
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Build the backbone and load its weights; ConfigError when there are none."""
+        found = weights.find(setting.weights, _source(config))
+        self.device, self.setting = _compute.device(setting), setting
+        self.network = _backbone(config).eval()
+        _load(self.network, found)
+        self.network.to(self.device)
+        self.pixels = _pixels(config, self.network)
+        self.cells = 14 if config.preset else config.cells
+        self.spec = self._spec(config, found.digest)
+
+    def prepare(self, item: "Image.Image | Features") -> Prepared:
+        """The resized picture, (H, W, 3) uint8."""
+        assert isinstance(item, Image.Image)
+        return {"pixels": self.pixels.array(item)}
+
+    def extract(self, batch: Sequence[Prepared]) -> list[Features]:
+        """tokens and pooled of every picture of one batch of equal sizes."""
+        pixels = self.pixels.tensor([one["pixels"] for one in batch], self.device)
+        with _compute.forwarding(self.setting, self.device):
+            tokens, pooled = self._forward(pixels)
+        storage = self.setting.storage
+        fields = {
+            "tokens": _compute.rows(tokens, storage),
+            "pooled": _compute.rows(pooled, storage),
+        }
+        return [*_compute.split(fields)]
+
+    def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.network.forward_features(pixels)  # type: ignore[operator]
+        tokens = _as_tokens(found, self.network)  # (B, N, C) or (B, C, h, w)
+        if tokens.ndim == 4:
+            pooled = tokens.mean((2, 3))  # (B, C)
+            if self.cells:
+                tokens = nn.functional.adaptive_avg_pool2d(tokens, self.cells)
+            return tokens.flatten(2).transpose(1, 2), pooled  # (B, N, C)
+        return tokens, tokens.mean(1)
+
+    def _spec(self, config: Config, digest: str) -> FeatureSpec:
+        size = self.pixels.size
+        blank = {"pixels": np.zeros((*size, 3), np.uint8)}
+        one = self.extract([blank])[0]
+        count, width = one["tokens"].shape
+        keep = self.pixels.fit == "keep" and not self.cells
+        dtype = self.setting.storage
+        fields = (
+            Field("tokens", "grid", (None if keep else count, width), dtype),
+            Field("pooled", "global", (width,), dtype),
+        )
+        kept = ("model", "preset", "cells", "pad_type", "kwargs")
+        identity = {k: v for k, v in as_dict(config).items() if k in kept}
+        return _compute.spec(
+            "grid",
+            self.version,
+            digest,
+            fields,
+            self.setting,
+            preprocess=self.pixels.as_json(),
+            config=identity,
+        )
+
+
+def _architecture(config: Config) -> str:
+    return "resnet101" if config.preset else config.model
+
+
+def _source(config: Config) -> weights.Source:
+    if config.preset:
+        return weights.Source("resnet101-caffe", files=())
+    try:
+        known = timm.get_pretrained_cfg(config.model, allow_unregistered=False)
+    except RuntimeError as error:
+        raise ConfigError(f"grid:{config.model}: {error} {_similar(config.model)}") from error
+    name = f"timm-{config.model}" + ("" if "." in config.model else f".{known.tag}")
+    return weights.Source(name.rstrip("."), repo=known.hf_hub_id or "", url=known.url or "")
+
+
+def _similar(name: str) -> str:
+    near = difflib.get_close_matches(name, timm.list_models(), n=3)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}All names: python -c 'import timm; print(*timm.list_models())'."
+
+
+def _backbone(config: Config) -> nn.Module:
+    name = _architecture(config)
+    options = dict(config.kwargs or {})
+    if config.pad_type:
+        options["pad_type"] = config.pad_type
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=False, **options)
+    except TypeError as error:
+        raise ConfigError(f"timm.create_model({name!r}) refused an option: {error}") from error
+    return _as_caffe(network) if config.preset else network
+
+
+def _as_caffe(network: nn.Module) -> nn.Module:
+    """The converted caffe network: unpadded pooling, stride in the first 1x1 convolution."""
+    network.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+    for stage in ("layer2", "layer3", "layer4"):
+        block = getattr(network, stage)[0]
+        block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+    return network
+
+
+def _load(network: nn.Module, found: weights.Weights) -> None:
+    if found.seed is not None:
+        weights.randomise(network, found.seed)
+        return
+    assert found.path is not None
+    state: dict[str, Any] = weights.load_state(found.path)
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        state = convert(state, network)
+    weights.fit(network, _without_classifier(state, network), str(found.path))
+
+
+def _without_classifier(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
+    """The classifier is never used: whatever the file has there, keep the network's own."""
+    names = getattr(network, "default_cfg", {}).get("classifier") or ()
+    heads = (names,) if isinstance(names, str) else tuple(names)
+    own = network.state_dict()
+    for head in heads:
+        for key in (f"{head}.weight", f"{head}.bias"):
+            state.pop(key, None)
+            if key in own:
+                state[key] = own[key]
+    return state
+
+
+def _pixels(config: Config, network: nn.Module) -> Pixels:
+    if config.preset:
+        return Pixels("keep", (224, 224), 224, "bicubic", *IMAGENET)
+    data = timm.data.resolve_model_data_config(network)
+    size = config.size or data["input_size"][-1]
+    fit = config.fit or _fit(data["crop_mode"])
+    return Pixels(
+        fit=fit,
+        size=(size, size),
+        resize=config.resize or (int(size / data["crop_pct"]) if config.fit is None else size),
+        interpolation=config.interpolation or data["interpolation"],
+        mean=_triple(config.mean, data["mean"]),
+        std=_triple(config.std, data["std"]),
+    )
+
+
+def _fit(crop_mode: str) -> Fit:
+    if crop_mode == "border":
+        raise ConfigError("This backbone pads to a square; choose --set fit=crop or squash.")
+    return "squash" if crop_mode == "squash" else "crop"
+
+
+def _triple(value: Triple | float | None, default: Triple) -> Triple:
+    if value is None:
+        return default
+    return (value, value, value) if isinstance(value, float) else value
+
+
+def _as_tokens(found: Tensor, network: nn.Module) -> Tensor:
+    """timm's three layouts -> (B, C, h, w) for maps, (B, N, C) for token sequences."""
+    if found.ndim == 4:
+        last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        return found.permute(0, 3, 1, 2) if last else found
+    if found.ndim == 3:
+        return found[:, int(getattr(network, "num_prefix_tokens", 0)) :]
+    raise ConfigError(f"{type(network).__name__} gives {found.ndim}-d features: not a grid.")
+
+
+PLUGIN = Grid
