@@ -51,7 +51,7 @@ def prepare(
         raise DataError(f"No image of {source} can be used: {dict(_counts(problems))}.")
     _note_unlisted(items, disk, problems)
     label = format if format != "auto" else type(known).__module__.rpartition(".")[2]
-    return _written(out, name or source.stem, label, items, disk.root, read, problems)
+    return _written(out, name or _name(source), label, items, disk.root, read, problems)
 
 
 def _read(
@@ -123,6 +123,11 @@ def _written(
         captions[item.split] += len(item.captions)
     images = dict(Counter(item.split for item in items))
     return Report(name, format, out, root, images, dict(captions), read, problems.found)
+
+
+def _name(source: Path) -> str:
+    generic = source.stem in ("captions", "annotations", "metadata", "dataset", "images")
+    return (source.parent.name if generic else source.stem) or "dataset"
 
 
 def _counts(problems: Problems) -> dict[str, int]:

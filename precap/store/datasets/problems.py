@@ -102,6 +102,8 @@ class Report:
         rows += [("together", f"{images:,}", f"{captions:,}")]
         rows += [("listed", f"{self.read['images']:,}", f"{self.read['captions']:,}")]
         lines += [f"{a:<12}{b:>10}{c:>12}" for a, b, c in rows]
+        if self.problems.get("missing_image", {}).get("count") == images:
+            lines += ["", "None of the images is on disk: --images names the folder they are in."]
         lines += ["", "no problems" if not self.problems else "problems"]
         for kind, entry in self.problems.items():
             lines.append(f"  {kind:<22}{entry['count']:>9,}  {entry['fate']}: {KINDS[kind][1]}")

@@ -11,6 +11,7 @@ from precap.store.datasets import formats
 from precap.store.datasets.contract import Document, Format
 from precap.store.datasets.encoding import read_json, read_text
 from precap.store.datasets.problems import Problems
+from precap.store.datasets.splits import is_list
 
 READABLE = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token")
 # Ours, and COCO's other annotations, which may have a gigabyte.
@@ -78,7 +79,8 @@ def _in_folder(folder: Document, format: str, problems: Problems) -> tuple[Forma
         document = open_document(path, folder.images, seen)
         name = _name_of(document, format)
         if name is None:
-            problems.add("file_not_read", path.name)
+            if not is_list(path):
+                problems.add("file_not_read", path.name)
             continue
         by_format.setdefault(name, []).append(document)
         for kind, entry in seen.found.items():

@@ -64,6 +64,11 @@ def read_lists(path: Path, problems: Problems) -> dict[str, list[str]]:
     return lists
 
 
+def is_list(path: Path) -> bool:
+    """Whether a file in a folder of annotations looks like a split list by its name."""
+    return path.suffix in (".txt", ".npy") and named_in(path.stem) is not None
+
+
 def beside(path: Path) -> Path | None:
     """The folder of ``path`` if at least two text lists that name splits lie there."""
     folder = path if path.is_dir() else path.parent
@@ -73,7 +78,7 @@ def beside(path: Path) -> Path | None:
 
 def assign(entries: Sequence[Entry], lists: Lists, problems: Problems) -> list[Entry]:
     """Entries with the split whose list names them; "unused" for those that none names."""
-    by_image = _keys(entries, lambda e: (str(e.id), e.file, stem(str(e.file)), _name(e.file)))
+    by_image = _keys(entries, _image_keys)
     by_caption = _keys(entries, lambda e: map(str, e.caption_ids))
     every = [member for members in lists.values() for member in members]
     captions = _hits(every, by_caption) > _hits(every, by_image)  # annotation ids, not image ids
@@ -115,8 +120,10 @@ def _keys(entries: Sequence[Entry], keys: Any) -> dict[str, int]:
     return table
 
 
-def _name(file: Any) -> str:
-    return str(file).rpartition("/")[2]
+def _image_keys(entry: Entry) -> list[str]:
+    file = str(entry.file)
+    named = [] if entry.id is None else [str(entry.id)]
+    return [*named, file, file.rpartition("/")[2], stem(file)]
 
 
 def _hits(members: Iterable[str], table: Mapping[str, int]) -> int:
@@ -148,9 +155,7 @@ def _read_npy(path: Path) -> list[str]:
     try:
         array = np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise DataError(
-            f"{path} is not a plain array of ids: {error}. Save it as int64."
-        ) from error
+        raise DataError(f"{path} is no array of ids: {error}. Save it as int64.") from error
     return [str(value) for value in array.ravel().tolist()]
 
 
