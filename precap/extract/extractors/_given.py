@@ -1,0 +1,96 @@
+"""Boxes that come from a file instead of a detector: ``{"FILE": {"width", "height", "boxes", ...}}``.
+
+``boxes`` are x1 y1 x2 y2 in pixels of a width x height picture; another size of the same picture is
+met by scaling. ``scores`` and ``classes`` beside them are passed on when every entry has them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from precap.errors import ConfigError, ImageError
+from precap.extract import weights
+from precap.types import Field
+
+#: Under this name an image carries the path it was read from (``Image.info``).
+PATH = "path"
+
+
+class GivenBoxes:
+    """The boxes of every image in one file; ``digest`` (sha256 of the file) belongs in a spec."""
+
+    def __init__(self, path: Path) -> None:
+        """Read ``path``; ConfigError when it is missing or of another layout."""
+        self.path, self.entries = path, _read(path)
+        self.digest = weights.sha256(path)
+        self.extras = tuple(
+            name
+            for name in ("scores", "classes")
+            if all(len(e.get(name, ())) == len(e["boxes"]) for e in self.entries.values())
+        )
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields of ``of``: boxes, and scores and classes if the file has them."""
+        known = (
+            Field("boxes", "boxes", (None, 4)),
+            Field("scores", "scores", (None,)),
+            Field("classes", "classes", (None,), "int32"),
+        )
+        return tuple(f for f in known if f.name == "boxes" or f.name in self.extras)
+
+    def of(self, image: Image.Image) -> dict[str, NDArray[Any]]:
+        """boxes (N, 4) float32 in pixels of ``image``, clipped to it; maybe scores (N,), classes (N,).
+
+        Raises ImageError: "no-boxes" when the file has none for this image, "bad-boxes" when one
+        is not a box.
+        """
+        entry = self._entry(image)
+        boxes = np.asarray(entry["boxes"], np.float64).reshape(-1, 4)
+        if not len(boxes):
+            raise ImageError("no-boxes", f"{self.path} lists no box for this image", skipped=True)
+        width, height = entry.get("width", image.width), entry.get("height", image.height)
+        boxes = boxes * np.array([image.width / width, image.height / height] * 2)
+        boxes = boxes.clip(0, [image.width, image.height] * 2).astype(np.float32)
+        if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
+            raise ImageError("bad-boxes", f"{self.path} has a box without area for this image")
+        found: dict[str, NDArray[Any]] = {"boxes": boxes}
+        for name in self.extras:
+            found[name] = np.asarray(entry[name], np.float32 if name == "scores" else np.int32)
+        return found
+
+    def _entry(self, image: Image.Image) -> Mapping[str, Any]:
+        """The entry whose key is the longest ending of the image's path."""
+        path = image.info.get(PATH)
+        if path is None:
+            raise ImageError("no-boxes", "the image does not say which file it came from")
+        parts = PurePosixPath(path).parts
+        for start in range(len(parts)):
+            entry = self.entries.get("/".join(parts[start:]))
+            if entry is not None:
+                return entry
+        name = parts[-1]
+        raise ImageError("no-boxes", f"{self.path} has no entry for {name}", skipped=True)
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Could not read the boxes file {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The boxes file {path} is not JSON: {error}.") from error
+    wrong = not isinstance(entries, dict) or not all(
+        isinstance(e, dict) and isinstance(e.get("boxes"), list) for e in entries.values()
+    )
+    if wrong:
+        raise ConfigError(
+            f'The boxes file {path} must map image files to {{"width", "height", "boxes"}}, boxes '
+            f"as lists of x1, y1, x2, y2 in pixels."
+        )
+    return dict(entries)
