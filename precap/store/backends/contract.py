@@ -1,0 +1,93 @@
+"""What a storage backend is: how one file format holds the rows of one shard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from numpy.typing import NDArray
+
+Compression = Literal["none", "zstd", "blosc"]
+
+#: A part of a file: byte offset and the bytes that stand there (bytes or a C-contiguous array).
+Piece = tuple[int, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where an uncompressed array lies: ``offset`` bytes into ``file`` of the shard, C order.
+
+    ``file`` is relative to the shard, "" for a backend whose shard is a single file.
+    """
+
+    file: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything one shard holds, as plain arrays and texts, before any file format.
+
+    arrays: "fields/NAME", "offsets/NAME", "scales/NAME", "digests"; texts: "ids", "absent";
+    attributes: plain JSON values.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    texts: Mapping[str, Sequence[str]]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A shard built in memory: its files, as pieces to write, and where its arrays will lie.
+
+    files: relative name ("" for a single-file shard) -> (pieces in file order, total bytes).
+    extents: arrays that a memory map can read; compressed and empty ones are left out.
+    """
+
+    files: Mapping[str, tuple[Sequence[Piece], int]]
+    extents: Mapping[str, Extent] = field(default_factory=dict)
+
+
+class OpenShard(Protocol):
+    """A shard opened with its format's own library; arrays are sliced as ``array(name)[a:b]``."""
+
+    attributes: Mapping[str, Any]
+
+    def array(self, name: str) -> Any:
+        """The array called ``name`` in ``Content.arrays``; KeyError when there is none."""
+        ...
+
+    def names(self) -> list[str]:
+        """The names of all arrays, sorted."""
+        ...
+
+    def texts(self, name: str) -> list[str]:
+        """The texts called ``name`` in ``Content.texts``."""
+        ...
+
+    def extents(self) -> dict[str, Extent]:
+        """Where the uncompressed arrays lie, found by the format's library, not by precap."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files."""
+        ...
+
+
+class Shard(Protocol):
+    """A file format for shards. One file, one class, named by ``PLUGIN``; it keeps no state.
+
+    ``build`` touches no disk, gives the same bytes for the same content, and may not copy the
+    arrays when ``compression`` is "none": their pieces refer to the caller's memory.
+    """
+
+    suffix: ClassVar[str]
+
+    def build(self, content: Content, compression: Compression) -> Image:
+        """The files of a shard with this content."""
+        ...
+
+    def open(self, path: Path) -> OpenShard:
+        """Open the shard at ``path`` for reading; OSError or ValueError when it is not one."""
+        ...

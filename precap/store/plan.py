@@ -1,0 +1,221 @@
+"""Which ids form which shards: append-only generations whose members never change."""
+
+import mmap
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from precap.errors import DataError, StoreError
+from precap.store import files, sealed
+
+SHARD_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One file ``plan/NNN.txt``: a sealed JSON header, then one id per line.
+
+    first: number of its first shard. starts: byte offset of each shard's first id, and the end.
+    """
+
+    path: Path
+    first: int
+    size: int
+    count: int
+    kind: str
+    starts: Sequence[int]
+    digest: str
+    begin: int
+
+    @property
+    def shards(self) -> int:
+        """How many shards it has."""
+        return len(self.starts) - 1
+
+    @cached_property
+    def text(self) -> Any:
+        """The file's bytes, memory-mapped read-only (bytes-like)."""
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "text"}
+
+
+class Plan:
+    """All generations of the store at ``path``, as they were when this was made."""
+
+    def __init__(self, path: Path) -> None:
+        self.generations: list[Generation] = []
+        for number in range(10**6):
+            file = path / "plan" / f"{number:03d}.txt"
+            if not file.exists():
+                break
+            self.generations.append(_load(file))
+        self._firsts = [generation.first for generation in self.generations]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards planned."""
+        last = self.generations[-1] if self.generations else None
+        return last.first + last.shards if last else 0
+
+    @property
+    def planned(self) -> int:
+        """Number of ids planned; an id planned again by a retry counts again."""
+        return sum(generation.count for generation in self.generations)
+
+    def generation(self, shard: int) -> Generation:
+        """The generation that a shard belongs to."""
+        if not 0 <= shard < self.shards:
+            raise StoreError(f"There is no shard {shard}: {self.shards} are planned.")
+        return self.generations[bisect_right(self._firsts, shard) - 1]
+
+    def span(self, shard: int) -> tuple[Generation, int, int]:
+        """The generation of a shard, and where its ids begin and end in the generation's text."""
+        generation = self.generation(shard)
+        local = shard - generation.first
+        return generation, generation.starts[local], generation.starts[local + 1]
+
+    def lines(self, shard: int) -> list[bytes]:
+        """The ids of a shard as UTF-8, in order."""
+        generation, start, stop = self.span(shard)
+        found: list[bytes] = generation.text[start : stop - 1].split(b"\n")
+        return found
+
+    def ids(self, shard: int) -> list[str]:
+        """The ids of a shard, in order."""
+        return [line.decode() for line in self.lines(shard)]
+
+    def members(self, shard: int) -> int:
+        """Number of ids of a shard."""
+        generation = self.generation(shard)
+        local = shard - generation.first
+        return min(generation.size, generation.count - local * generation.size)
+
+
+def append(path: Path, ids: Sequence[str], size: int, kind: str, number: int, first: int) -> bool:
+    """Freeze ``ids`` as generation ``number``; False when another process was faster."""
+    folder = path / "plan"
+    body = encode(ids)
+    starts = list(_starts(body, size, len(ids)))
+    header = {
+        "kind": kind,
+        "first": first,
+        "size": size,
+        "count": len(ids),
+        "digest": files.digest(body),
+        "starts": starts,
+    }
+    data = sealed.seal(header) + body
+    return files.create_exclusively(folder / f"{number:03d}.txt", data)
+
+
+def encode(ids: Iterable[str]) -> bytes:
+    """The ids as UTF-8 lines; DataError for an id that cannot be one."""
+    text = "\n".join(ids) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"An image id is not valid text near {text[max(0, error.start - 20) : error.start]!r}. "
+            f"Rename the file it comes from."
+        ) from error
+
+
+def check_ids(ids: Iterable[str]) -> None:
+    """DataError for an id that a plan cannot hold: empty, or with a line break or NUL."""
+    for image in ids:
+        if not image or "\n" in image or "\0" in image:
+            raise DataError(f"Image id {image!r} is empty or has a line break or NUL. Rename it.")
+
+
+def _starts(body: bytes, size: int, count: int) -> Iterator[int]:
+    import numpy as np
+
+    ends = np.flatnonzero(np.frombuffer(body, np.uint8) == ord("\n")) + 1
+    yield 0
+    yield from ends[size - 1 :: size].tolist()
+    if count % size:
+        yield len(body)
+
+
+def _load(path: Path) -> Generation:
+    with path.open("rb") as file:
+        line = file.readline()
+        length = os.fstat(file.fileno()).st_size
+    try:
+        header = sealed.unseal(line)
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is damaged ({error}). Run `precap store verify` to see what else is; a plan "
+            f"cannot be repaired: restore it from a copy."
+        ) from error
+    starts = [start + len(line) for start in header["starts"]]
+    if starts[-1] != length:
+        raise StoreError(
+            f"{path} has {length} bytes, should have {starts[-1]}. Restore it from a copy."
+        )
+    return Generation(
+        path,
+        header["first"],
+        header["size"],
+        header["count"],
+        header["kind"],
+        starts,
+        header["digest"],
+        len(line),
+    )
+
+
+def extend(
+    path: Path, ids: Sequence[str], *, shard_size: int = SHARD_SIZE, retry_failed: bool = False
+) -> int:
+    """Plan every id that is not planned yet, as a new generation; how many these are.
+
+    With ``retry_failed``, ids whose latest outcome is failed are planned again, too. Several
+    processes may call this at once: each generation is created by exactly one of them.
+    """
+    files.make_folder(path / "plan")
+    check_ids(ids)
+    added = _freeze(path, shard_size, "new", lambda plan: _unplanned(plan, ids))
+    if retry_failed:
+        added += _freeze(path, shard_size, "retry", lambda plan: _failed(plan, path))
+    return added
+
+
+def _freeze(path: Path, size: int, kind: str, choose: Callable[[Plan], list[str]]) -> int:
+    """Append what ``choose`` finds; choose again whenever another process was faster."""
+    while True:
+        plan = Plan(path)
+        ids = choose(plan)
+        if not ids or append(path, ids, size, kind, len(plan.generations), plan.shards):
+            return len(ids)
+
+
+def _unplanned(plan: Plan, ids: Sequence[str]) -> list[str]:
+    from precap.store.index import Table
+
+    unique = list(dict.fromkeys(ids))
+    return Table.of_plan(plan).missing(unique) if plan.shards else unique
+
+
+def _failed(plan: Plan, path: Path) -> list[str]:
+    """Ids whose latest outcome is failed and that no later, unfinished shard holds."""
+    from precap.store.ledger import Ledger
+
+    ledger = Ledger(path)
+    latest: dict[bytes, bool] = {}
+    for shard in range(plan.shards):
+        retry = plan.generation(shard).kind == "retry"
+        record = ledger.records.get(shard)
+        if retry:
+            latest.update(dict.fromkeys(plan.lines(shard), False))
+        if record and any(status == "failed" for _, status, _, _ in record.absent):
+            lines = plan.lines(shard)
+            latest.update({lines[m]: s == "failed" for m, s, _, _ in record.absent})
+    return [line.decode() for line, failed in latest.items() if failed]
