@@ -180,7 +180,7 @@ def _item(values: Any, number: int, path: Path) -> Item:
 
 
 def _texts(captions: Any) -> bool:
-    return type(captions) is list and all(type(text) is str for text in captions)
+    return type(captions) is list and set(map(type, captions)) <= {str}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from precap.store.datasets.problems import Problems
 from precap.store.datasets.splits import further
 
 _UNCLEAN = re.compile(r"(^|/)\./|//|/$")
+_INTEGER = re.compile(r"0|[1-9]\d*", re.ASCII)
 
 
 def normalise(
@@ -27,7 +28,7 @@ def normalise(
     for item in items:
         if captioned and not item.captions:
             problems.add("image_without_caption", item.file)
-        if not (item.id.isascii() and item.id.isdigit()):
+        if not _INTEGER.fullmatch(item.id):
             problems.add("string_id", item.id)
     return items
 

@@ -34,6 +34,7 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._folders: dict[str, dict[str, bool]] = {}
+        self._outside: dict[str, bool] = {}
         self._names: dict[str, list[str]] | None = None
 
     def look(self, file: str) -> Literal["there", "missing", "outside"]:
@@ -41,7 +42,7 @@ class Disk:
         folder, _, name = file.rpartition("/")
         symlink = self._list(folder).get(name)
         if symlink is None:
-            return "outside" if self._leaves(folder) else "missing"
+            return "outside" if self._folder_leaves(folder) else "missing"
         return "outside" if symlink and self._leaves(file) else "there"
 
     def elsewhere(self, file: str) -> list[str]:
@@ -81,10 +82,15 @@ class Disk:
 
     def _scan(self, folder: str) -> dict[str, bool]:
         path = self.root / folder
-        if self._leaves(folder) or not path.is_dir():
+        if self._folder_leaves(folder) or not path.is_dir():
             return {}
         with os.scandir(path) as entries:
             return {e.name: e.is_symlink() for e in entries if e.is_symlink() or e.is_file()}
+
+    def _folder_leaves(self, folder: str) -> bool:
+        if folder not in self._outside:
+            self._outside[folder] = self._leaves(folder)
+        return self._outside[folder]
 
     def _leaves(self, file: str) -> bool:
         return not (self.root / file).resolve().is_relative_to(self.root)
