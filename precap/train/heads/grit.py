@@ -6,7 +6,7 @@ them; each decoder layer reads both, gated in parallel, one after the other, or 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ READINGS = {
 
 
 @frozen
-class Config:
+class GRITConfig:
     """Published sizes are the defaults.
 
     layers: of the grid encoder, and of the decoder.
@@ -56,11 +56,11 @@ class Config:
 class GRIT(nn.Module):
     """See the module. Any number of grid and region rows of any width."""
 
-    Config = Config
+    Config = GRITConfig
     needs: ClassVar[frozenset[str]] = frozenset({"grid", "region"})
     takes: ClassVar[frozenset[str]] = needs
 
-    def __init__(self, config: Config, dims: Mapping[str, int], words: Words) -> None:
+    def __init__(self, config: GRITConfig, dims: Mapping[str, int], words: Words) -> None:
         super().__init__()
         c, s = config, Sizes.of(config)
         self.reading = replace(READINGS[c.fusion], shared_gate=c.shared_gate)
@@ -80,7 +80,7 @@ class GRIT(nn.Module):
         memory: Memory = {}
         keep_masks(self.reading, sources, masks, memory)
         for i, layer in enumerate(self.decoder.layers):
-            layer.keep(sources, memory, str(i))
+            cast(FusionLayer, layer).keep(sources, memory, str(i))
         return memory
 
     def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:

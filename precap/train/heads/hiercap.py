@@ -7,7 +7,7 @@ them. Four ways to fuse the three memories, as in the published code (``fusion``
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ READINGS = {
 
 
 @frozen
-class Config:
+class HierCapConfig:
     """Published sizes are the defaults.
 
     layers: of the grid encoder, of the global encoder, and of the decoder.
@@ -127,11 +127,11 @@ class GlobalEncoder(nn.Module):
 class HierCap(nn.Module):
     """See the module. Any number of regions of any width; ``cells`` grid cells of any width."""
 
-    Config = Config
+    Config = HierCapConfig
     needs: ClassVar[frozenset[str]] = frozenset({"grid", "region"})
     takes: ClassVar[frozenset[str]] = needs
 
-    def __init__(self, config: Config, dims: Mapping[str, int], words: Words) -> None:
+    def __init__(self, config: HierCapConfig, dims: Mapping[str, int], words: Words) -> None:
         super().__init__()
         c, s = config, Sizes.of(config)
         self.config = c
@@ -157,11 +157,11 @@ class HierCap(nn.Module):
                 f"{self.config.cells}. Train with --set head.cells={grid.shape[1]}, or use the "
                 f"features it was trained on."
             )
-        ignored = mask is None or self.config.global_sees_padding
+        real = None if mask is None or self.config.global_sees_padding else mask[..., None]
         return {
             "grid": self.grid(grid, seen(mask)),
             "region": self.region(rows_of(features, "region", weight)),
-            "global": self.whole(grid, None if ignored else mask[..., None]),
+            "global": self.whole(grid, real),
         }
 
     def encode(self, features: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Memory:
@@ -172,7 +172,7 @@ class HierCap(nn.Module):
         memory: Memory = {}
         keep_masks(self.reading, sources, masks, memory)
         for i, layer in enumerate(self.decoder.layers):
-            layer.keep(sources, memory, str(i))
+            cast(FusionLayer, layer).keep(sources, memory, str(i))
         return memory
 
     def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:

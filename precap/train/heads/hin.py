@@ -7,9 +7,10 @@ code; its two attentions that look at a single key are written as what they comp
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precap.config import frozen
@@ -29,7 +30,7 @@ from precap.train.layers import Attention, Projection, seen
 
 
 @frozen
-class Config:
+class HINConfig:
     """Published sizes are the defaults.
 
     layers: encoder levels and decoder layers, one decoder layer per level.
@@ -51,7 +52,7 @@ class Config:
 class Summary(nn.Module):
     """One learned query reads a sequence: LN(Drop(Att(query, rows))), no skip."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: HINConfig) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.zeros(1, 1, c.dim))
         self.attention = Attention(c.dim, c.heads)
@@ -67,7 +68,7 @@ class Summary(nn.Module):
 class Carry(nn.Module):
     """Attention over one key is its value: LN(Drop(Wo Wv x)), whatever the query."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: HINConfig) -> None:
         super().__init__()
         self.v, self.o = nn.Linear(c.dim, c.dim), nn.Linear(c.dim, c.dim)
         self.dropout, self.norm = nn.Dropout(c.dropout), nn.LayerNorm(c.dim)
@@ -81,7 +82,7 @@ class Carry(nn.Module):
 class Align(nn.Module):
     """CTFA: both sequences attend to themselves, to their own summary and to one shared token."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: HINConfig) -> None:
         super().__init__()
         self.sum_grid, self.sum_region = Summary(c), Summary(c)
         self.carry_grid, self.carry_region = Carry(c), Carry(c)
@@ -105,7 +106,7 @@ class Align(nn.Module):
     def _shared(self, g: Tensor, r: Tensor) -> Tensor:
         weight = self.weigh(torch.cat([g, r], -1)).softmax(-1)  # (B, 1, 2)
         mixed = weight[..., :1] * g + weight[..., 1:] * r
-        return torch.relu(self.mix(self.mix_norm(mixed)))
+        return F.relu(self.mix(self.mix_norm(mixed)))
 
     @staticmethod
     def _level(
@@ -115,13 +116,14 @@ class Align(nn.Module):
         keys = torch.cat([shared, summary, rows], 1)  # (B, 2 + N, D)
         if mask is not None:
             mask = torch.cat([mask.new_ones(*mask.shape[:3], 2), mask], -1)
-        return own(rows, keys, mask)
+        out: Tensor = own(rows, keys, mask)
+        return out
 
 
 class Interact(nn.Module):
     """HI: each kind's rows walk up the levels, looking at the other kind and their own in turn."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: HINConfig) -> None:
         super().__init__()
         levels = range(c.layers - 1)
         self.to_grid = nn.ModuleList(Block(c.dim, c.heads, c.dropout) for _ in levels)
@@ -146,7 +148,7 @@ class Interact(nn.Module):
 class Choose(nn.Module):
     """One-step attention: each token weighs its own few candidates; LN(s + Drop(Att(s, them)))."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: HINConfig) -> None:
         super().__init__()
         self.block, self.heads = Block(c.dim, c.heads, c.dropout), c.heads
 
@@ -165,7 +167,7 @@ class Choose(nn.Module):
 class Fuse(nn.Module):
     """BGAF, the decoder layer after self-attention: look at both kinds, look across, gate, feed."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: HINConfig) -> None:
         super().__init__()
         self.grid, self.region = (Block(c.dim, c.heads, c.dropout) for _ in range(2))
         self.grid_then_region = Block(c.dim, c.heads, c.dropout)
@@ -206,11 +208,11 @@ class Fuse(nn.Module):
 class HIN(nn.Module):
     """See the module. Any number of grid and region rows of any width."""
 
-    Config = Config
+    Config = HINConfig
     needs: ClassVar[frozenset[str]] = frozenset({"grid", "region"})
     takes: ClassVar[frozenset[str]] = needs
 
-    def __init__(self, config: Config, dims: Mapping[str, int], words: Words) -> None:
+    def __init__(self, config: HINConfig, dims: Mapping[str, int], words: Words) -> None:
         super().__init__()
         c = self.config = config
         self.grid = Projection(dims["grid"], c.dim, c.dropout)
@@ -234,7 +236,7 @@ class HIN(nn.Module):
         for layer in self.align:
             g, r = layer(g, r, gm, rm)
             found.append((g, r))
-        return self.interact(found, (gm, rm))
+        return cast(list[tuple[Tensor, Tensor]], self.interact(found, (gm, rm)))
 
     def encode(self, features: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Memory:
         """Both encoders, the interaction, and the keys and values of every decoder layer."""
@@ -243,7 +245,7 @@ class HIN(nn.Module):
         keep_mask(memory, masks, "grid")
         keep_mask(memory, masks, "region")
         for i, (grid, region) in enumerate(self.levels(features, masks)):
-            self.decoder.layers[i].keep(grid, region, memory, str(i))
+            cast(Fuse, self.decoder.layers[i]).keep(grid, region, memory, str(i))
         return memory
 
     def _masks(

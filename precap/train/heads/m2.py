@@ -6,7 +6,7 @@ looks at every encoder level and adds what it sees, each level through its own g
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from precap.train.layers import Attention, Projection, split
 
 
 @frozen
-class Config:
+class M2Config:
     """Published sizes are the defaults.
 
     layers: encoder levels; the decoder has as many layers. slots: memory slots per encoder layer.
@@ -70,7 +70,7 @@ class MemoryAttention(Attention):
 class EncoderLayer(nn.Module):
     """Self-attention with slots, feed-forward."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: M2Config) -> None:
         super().__init__()
         self.own, self.slots = Block(c.dim, c.heads, c.dropout), c.slots
         self.own.attention = MemoryAttention(c.dim, c.heads, c.slots)
@@ -87,7 +87,7 @@ class EncoderLayer(nn.Module):
 class Mesh(nn.Module):
     """The decoder layer after self-attention: one attention on every level, gates, feed-forward."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: M2Config) -> None:
         super().__init__()
         self.look = Block(c.dim, c.heads, c.dropout)
         self.gates = nn.ModuleList(nn.Linear(2 * c.dim, c.dim) for _ in range(c.layers))
@@ -117,11 +117,11 @@ class Mesh(nn.Module):
 class M2(nn.Module):
     """See the module. Any number of region rows of any width."""
 
-    Config = Config
+    Config = M2Config
     needs: ClassVar[frozenset[str]] = frozenset({"region"})
     takes: ClassVar[frozenset[str]] = needs
 
-    def __init__(self, config: Config, dims: Mapping[str, int], words: Words) -> None:
+    def __init__(self, config: M2Config, dims: Mapping[str, int], words: Words) -> None:
         super().__init__()
         c = self.config = config
         self.region = Projection(dims["region"], c.dim, c.dropout)
@@ -130,9 +130,10 @@ class M2(nn.Module):
         own = (Block(c.dim, c.heads, c.dropout) for _ in range(c.layers))
         self.decoder = Decoder(layers, own, words, c.longest)
         initialise(self, self.decoder, c.positions)
-        for layer in self.encoder:
-            nn.init.normal_(layer.own.attention.slot_k, std=c.heads / c.dim)
-            nn.init.normal_(layer.own.attention.slot_v, std=1 / c.slots)
+        for part in self.encoder.modules():
+            if isinstance(part, MemoryAttention):
+                nn.init.normal_(part.slot_k, std=c.heads / c.dim)
+                nn.init.normal_(part.slot_v, std=1 / c.slots)
 
     def levels(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
         """Raw regions (B, N, S) and mask (B, 1, 1, N) -> every level's rows, (B, N, D) each."""
@@ -150,7 +151,7 @@ class M2(nn.Module):
             x, masks = self._visible(x, masks), {}
         levels = self.levels(x, keep_mask(memory, masks, "region"))
         for i, layer in enumerate(self.decoder.layers):
-            layer.keep(levels, memory, str(i))
+            cast(Mesh, layer).keep(levels, memory, str(i))
         return memory
 
     def _visible(self, x: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
