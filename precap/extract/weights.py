@@ -55,7 +55,7 @@ def folder() -> Path:
 
 
 def find(wanted: str, source: Source) -> Weights:
-    """What ``wanted`` ("auto", "random:SEED" or a path) means for ``source``; ConfigError if none."""
+    """What "auto", "random:SEED" or a path means for ``source``; ConfigError when there is none."""
     kind, _, seed = wanted.partition(":")
     if kind == "random":
         return Weights(f"random:{_seed(seed)}", seed=_seed(seed))

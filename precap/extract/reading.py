@@ -1,0 +1,53 @@
+"""What an extractor reads for one image id: the picture itself, or another store's row."""
+
+from threading import Lock
+
+from precap.errors import ConfigError, ImageError
+from precap.extract import images
+from precap.extract.contract import Extractor, Setting
+from precap.extract.flow import Item, Read
+from precap.types import ImageRef
+
+
+def reader(extractor: Extractor, setting: Setting) -> Read:
+    """How ``extractor`` gets at an image, by what it declares in ``reads``."""
+    if extractor.reads == "store":
+        return _from_store(extractor, setting)
+    return _from_file(extractor)
+
+
+def _from_file(extractor: Extractor) -> Read:
+    def read(ref: ImageRef) -> Item:
+        decoded = images.read(ref.path)
+        if ref.sha256 and ref.sha256 != decoded.sha256:
+            raise ImageError("changed", f"{ref.path} is not the file that was prepared")
+        if extractor.spec.views == 1:
+            return Item(ref.id, decoded.sha256, [extractor.prepare(decoded.image)])
+        from precap.extract.views import view
+
+        shown = (view(decoded.image, decoded.sha256, k) for k in range(extractor.spec.views))
+        return Item(ref.id, decoded.sha256, [extractor.prepare(image) for image in shown])
+
+    return read
+
+
+def _from_store(extractor: Extractor, setting: Setting) -> Read:
+    from precap.store.reader import open_store
+
+    if setting.parent is None:
+        raise ConfigError(
+            f"{extractor.spec.extractor} reads another store. Name it: --parent features/NAME"
+        )
+    parent = open_store(setting.parent)
+    turn = Lock()  # an open store keeps a table of open files
+
+    def read(ref: ImageRef) -> Item:
+        with turn:
+            outcome = parent.outcome(ref.id)
+            if outcome is None or outcome.status != "ok":
+                why = f"{outcome.status}: {outcome.reason}" if outcome else "not there"
+                raise ImageError("no-parent", f"{setting.parent}: {why}", skipped=True)
+            rows = [parent.read(ref.id, view) for view in range(extractor.spec.views)]
+        return Item(ref.id, "", [extractor.prepare(row) for row in rows])
+
+    return read
