@@ -21,7 +21,7 @@ _PAINT = {
     "sandy": (218, 194, 148),
 }
 _ASPECTS = (1.0, 1.0, 4 / 3, 3 / 4, 1.2, 0.85)
-_RADIUS = {"small": 0.085, "large": 0.165}  # of the shorter side
+_RADIUS = {"small": 0.105, "large": 0.185}  # of the shorter side
 _FINE = 2  # drawn this much larger, then reduced: smooth edges
 
 

@@ -12,8 +12,8 @@ from precap import atomic
 from precap.demo.drawing import render
 from precap.demo.grammar import describe, draw_scene
 from precap.errors import ConfigError
-from precap.store.datasets import prepare
 from precap.store.datasets.dataset import HEADER
+from precap.store.datasets.prepare import prepare
 
 VERSION = 1  # of the pictures and sentences: another one makes another set
 _UPSIDE = 40  # every so many pictures one is stored on its side with an EXIF orientation

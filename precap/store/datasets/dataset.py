@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from precap import __version__, atomic
+import precap
+from precap import atomic
 from precap.errors import ConfigError, DataError
 from precap.plugins import guess
 from precap.store.datasets.paths import refusal
@@ -106,7 +107,7 @@ def write(path: Path, items: Iterable[Item], header: Mapping[str, Any]) -> None:
         "captions": sum(len(item.captions) for item in items),
         "splits": dict(Counter(item.split for item in items)),
     }
-    values = {**header, **counts, "precap": __version__}
+    values = {**header, **counts, "precap": precap.__version__}
     atomic.write_text(path / HEADER, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
