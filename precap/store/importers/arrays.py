@@ -1,0 +1,97 @@
+"""Reads .npy and .npz without pickle and without trusting a single size in them."""
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precap.errors import DataError, ImageError
+from precap.store.importers import pickles
+from precap.store.importers.contract import MAX_ARRAY
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """The array of one .npy file; ImageError for anything that is no array of numbers."""
+    if path.stat().st_size > MAX_ARRAY:
+        raise ImageError("too-large", f"{path.name} is larger than {MAX_ARRAY >> 20} MB")
+    found: NDArray[Any] = _decode(io.BytesIO(path.read_bytes()), path.name, allow_pickle=False)
+    return found
+
+
+def names_in(path: Path) -> list[str]:
+    """The arrays in an .npz file; ImageError when it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [n.removesuffix(".npy") for n in archive.namelist()]
+    except _BROKEN as error:
+        raise ImageError("damaged", f"{path.name}: {error}"[:200]) from error
+
+
+def read_npz(path: Path, *wanted: str, allow_pickle: bool = False) -> dict[str, Any]:
+    """Those of the ``wanted`` arrays that the file has.
+
+    allow_pickle: an array of objects is read by the restricted unpickler instead of refused.
+    """
+    found: dict[str, Any] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            have = set(archive.namelist())
+            for name in wanted:
+                if f"{name}.npy" in have:
+                    where = f"{path.name}[{name}]"
+                    found[name] = _decode(_member(archive, f"{name}.npy"), where, allow_pickle)
+    except _BROKEN as error:
+        raise ImageError("damaged", f"{path.name}: {error}"[:200]) from error
+    return found
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """The bytes of a member, never more than it declares, and never more than MAX_ARRAY."""
+    declared = archive.getinfo(name).file_size
+    if declared > MAX_ARRAY:
+        raise ImageError("too-large", f"{name} declares {declared} bytes")
+    with archive.open(name) as member:
+        data = member.read(declared + 1)
+    if len(data) != declared:
+        raise ImageError("damaged", f"{name} declares {declared} bytes, has others")
+    return io.BytesIO(data)
+
+
+def _decode(file: IO[bytes], where: str, allow_pickle: bool) -> Any:
+    try:
+        version = np.lib.format.read_magic(file)
+        shape, fortran, dtype = _HEADERS[version](file)
+    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError) as error:
+        raise ImageError("damaged", f"{where} has no array header: {error}"[:200]) from error
+    if dtype.hasobject:
+        return _objects(file, where, allow_pickle)
+    if dtype.kind not in "fiub":
+        raise ImageError("not-numbers", f"{where} holds {dtype}")
+    count = 1
+    for side in shape:  # exact integers: an absurd shape cannot overflow
+        count *= side
+    data = file.read()
+    if count < 0 or count * dtype.itemsize != len(data):
+        reason = "too-large" if count * dtype.itemsize > MAX_ARRAY else "truncated"
+        raise ImageError(reason, f"{where}: shape {shape} of {dtype}, but {len(data)} bytes"[:200])
+    flat = np.frombuffer(data, dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _objects(file: IO[bytes], where: str, allow_pickle: bool) -> Any:
+    if not allow_pickle:
+        raise ImageError("pickled", f"{where} needs --allow-pickle")
+    try:
+        return pickles.plain(pickles.load(file, where))
+    except DataError as error:
+        raise ImageError("pickled", str(error)[:300]) from error

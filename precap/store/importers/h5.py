@@ -1,0 +1,69 @@
+"""Reads foreign HDF5 without following it out of its file and without trusting its sizes."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from precap.errors import DataError, ImageError
+from precap.store.importers.contract import MAX_ARRAY
+
+
+def open_file(path: Path) -> h5py.File:
+    """The file, read-only and unlocked; DataError when it is no HDF5 or cut short."""
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise DataError(
+            f"{path} is no HDF5 file that can be opened ({error}). Compare its size with that of "
+            f"its origin: a broken download is the usual cause."
+        ) from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether the first bytes say HDF5."""
+    return path.is_file() and bool(h5py.is_hdf5(path))
+
+
+def dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset that lies in this very file and holds numbers; ImageError for any other thing."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise ImageError("missing-array", name[:100])
+    if not isinstance(link, h5py.HardLink):
+        raise ImageError("foreign-link", f"{name} points elsewhere")
+    try:
+        item = file[name]
+    except (KeyError, OSError) as error:
+        raise ImageError("damaged", f"{name}: {error}"[:200]) from error
+    if not isinstance(item, h5py.Dataset) or item.shape is None:
+        raise ImageError("not-an-array", name[:100])
+    if item.is_virtual or item.external:
+        raise ImageError("foreign-link", f"{name} keeps its numbers in another file")
+    if item.dtype.kind not in "fiub":
+        raise ImageError("not-numbers", f"{name} holds {item.dtype}")
+    return item
+
+
+def read(file: h5py.File, name: str) -> NDArray[Any]:
+    """The whole array ``name``, at most MAX_ARRAY bytes."""
+    return _fetch(dataset(file, name), (), name)
+
+
+def read_row(item: h5py.Dataset, row: int) -> NDArray[Any]:
+    """Row ``row`` of a dataset whose first axis counts images."""
+    return _fetch(item, (row,), f"{item.name}[{row}]")
+
+
+def _fetch(item: h5py.Dataset, at: tuple[int, ...], where: str) -> NDArray[Any]:
+    size = item.dtype.itemsize
+    for side in item.shape[len(at) :]:
+        size *= int(side)
+    if size > MAX_ARRAY:
+        raise ImageError("too-large", f"{where} would take {size} bytes")
+    try:
+        return np.asarray(item[at])
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ImageError("damaged", f"{where}: {error}"[:200]) from error

@@ -1,0 +1,1 @@
+"""One file per foreign feature layout; the file name is what ``--from`` takes."""

@@ -1,0 +1,236 @@
+"""Import a foreign source into a store: index it, then read and commit it shard by shard."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precap import __version__, atomic, plugins
+from precap.errors import ConfigError, DataError, ImageError
+from precap.store import plan, writer
+from precap.store.datasets.dataset import Dataset
+from precap.store.importers import layouts
+from precap.store.importers.contract import Facts, Layout, Scan
+from precap.store.importers.digest import digest
+from precap.store.importers.names import names_of
+from precap.types import Features, FeatureSpec, Field, Outcome
+
+#: About how many bytes of features one shard holds, and how many images at most.
+SHARD_BYTES = 48 << 20
+SHARD_IMAGES = 512
+REPORT = "import.json"
+_NARROWED = ("grid", "region", "global")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a source. outcomes: status -> reason -> images; problems: reason -> rows."""
+
+    layout: str
+    source: Path
+    out: Path
+    images: int
+    outcomes: Mapping[str, Mapping[str, int]]
+    problems: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> int:
+        """Images that have features."""
+        return sum(self.outcomes.get("ok", {}).values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "layout": self.layout,
+            "source": str(self.source),
+            "out": str(self.out),
+            "images": self.images,
+            "ok": self.ok,
+            "outcomes": {status: dict(reasons) for status, reasons in self.outcomes.items()},
+            "problems": dict(self.problems),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source} ({self.layout}) -> {self.out}",
+            f"{'images':<32}{self.images:>10,}",
+        ]
+        for status, reasons in self.outcomes.items():
+            for reason, count in sorted(reasons.items()):
+                lines.append(f"  {f'{status} {reason}'.strip():<30}{count:>10,}")
+        lines += [f"{'no problems' if not self.problems else 'rows left out or noted'}"]
+        for reason, count in sorted(self.problems.items()):
+            lines.append(f"  {reason:<30}{count:>10,}")
+        return "\n".join([*lines, f"each of them: {self.out / REPORT}"][: None if lines else 0])
+
+
+def import_store(
+    source: Path,
+    out: Path,
+    *,
+    layout: str = "auto",
+    ids: Mapping[str, str] | Dataset | Path | None = None,
+    allow_pickle: bool = False,
+    dtype: str = "source",
+    format: str = "hdf5",
+    progress: Progress | None = None,
+) -> Report:
+    """Import ``source`` into the store ``out``; call it again to go on after an interruption.
+
+    layout: a name from ``layouts``, "module:Class", or "auto": decided by the content. ids: a
+    mapping from the source's keys to image ids, or a dataset that knows the images' file names;
+    its images that the source lacks are recorded as skipped("missing"). dtype: of grid, region
+    and global features: source, float32 or float16. format: of the store's shards.
+
+    Every image ends as ok, skipped or failed with a reason; rows that belong to no image
+    (duplicates, unreadable keys) are counted and listed in ``out/import.json``. Raises DataError
+    for a source that is of no known layout, ConfigError for options that do not fit it.
+    """
+    source, out = Path(source), Path(out)
+    name = find_layout(source) if layout == "auto" else layout
+    reader: Layout = plugins.load(layouts, name)(source, allow_pickle)
+    scan = Scan(names_of(ids))
+    facts = reader.index(scan)
+    spec = _spec(name, facts, dtype)
+    writer.create(out, spec, provenance=_provenance(source, scan), format=format)
+    missing = [i for i in scan.names.ids if i not in scan.found and i not in scan.failed]
+    planned = [*scan.found, *scan.failed, *missing]
+    plan.extend(out, planned, shard_size=_shard_size(facts))
+    _note(out, name, source, scan)
+    _fill(out, _Job(reader, scan, spec, frozenset(missing)), progress)
+    return _report(name, source, out, scan)
+
+
+def find_layout(source: Path) -> str:
+    """The name of the one layout whose content ``source`` has; DataError for none or several."""
+    if not source.exists():
+        raise ConfigError(f"There is no {source}. Check the path.")
+    known = plugins.names(layouts)
+    found = [name for name in known if plugins.load(layouts, name).detect(source)]
+    if len(found) == 1:
+        return found[0]
+    what = f"could be {' or '.join(found)}" if found else "is of no layout that precap knows"
+    raise DataError(
+        f"{source} {what}. Name the layout, or give the file or folder inside that holds the "
+        f"features. Layouts: {', '.join(known)}."
+    )
+
+
+def _spec(name: str, facts: Facts, dtype: str) -> FeatureSpec:
+    if dtype not in ("source", "float32", "float16"):
+        raise ConfigError(f"dtype {dtype!r} is none of source, float32, float16.")
+    fields = tuple(
+        replace(f, dtype=dtype) if dtype != "source" and f.role in _NARROWED else f
+        for f in facts.fields
+    )
+    return FeatureSpec(
+        extractor=f"import-{name}",
+        version=1,
+        weights=digest(facts.files),
+        fields=fields,
+        config=dict(facts.config),
+        decode="none",
+    )
+
+
+def _provenance(source: Path, scan: Scan) -> dict[str, Any]:
+    return {
+        "source": str(source.resolve()),
+        "precap": __version__,
+        "found": len(scan.found),
+        "failed": len(scan.failed),
+        "problems": dict(scan.counts),
+    }
+
+
+def _shard_size(facts: Facts) -> int:
+    return max(1, min(SHARD_IMAGES, SHARD_BYTES // max(1, facts.row_bytes)))
+
+
+def _note(out: Path, name: str, source: Path, scan: Scan) -> None:
+    """Keep every problem of the source on record, beside the store's own files."""
+    values = {
+        "layout": name,
+        "source": str(source.resolve()),
+        "counts": dict(scan.counts),
+        "problems": [[p.reason, p.where, p.key, p.detail] for p in scan.problems],
+        "failed": {image: [p.reason, p.where, p.detail] for image, p in scan.failed.items()},
+    }
+    atomic.write_text(out / REPORT, json.dumps(values, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class _Job:
+    reader: Layout
+    scan: Scan
+    spec: FeatureSpec
+    missing: frozenset[str]
+
+    def outcomes(self, ids: Sequence[str]) -> Iterator[tuple[Outcome, Features | None]]:
+        """What becomes of each image, with its arrays when that is ok."""
+        for image in ids:
+            try:
+                if problem := self.scan.failed.get(image):
+                    raise ImageError(problem.reason, f"{problem.where}: {problem.detail}")
+                if image not in self.scan.found:
+                    raise ImageError("missing", "not in the source", skipped=True)
+                row = fitted(self.reader.read(self.scan.found[image]), self.spec)
+            except ImageError as error:
+                status = "skipped" if error.skipped else "failed"
+                yield Outcome(image, status, error.reason, error.detail), None  # type: ignore[arg-type]
+            else:
+                yield Outcome(image, "ok"), row
+
+
+def _fill(out: Path, job: _Job, progress: Progress | None) -> None:
+    with writer.Writer(out) as store:
+        shards = store.remaining()
+        for done, shard in enumerate(shards):
+            if progress:
+                progress(done, len(shards))
+            if not store.claim(shard):
+                continue
+            results = list(job.outcomes(store.ids(shard)))
+            rows = {outcome.id: row for outcome, row in results if row is not None}
+            store.commit(shard, [outcome for outcome, _ in results], rows)
+        if progress:
+            progress(len(shards), len(shards))
+
+
+def fitted(row: Features, spec: FeatureSpec) -> Features:
+    """The arrays that ``spec`` declares, in shapes it allows; ImageError for others.
+
+    An empty array of any shape stands for no rows: some sources write an image without boxes so.
+    """
+    return {field.name: _fit(row, field) for field in spec.fields}
+
+
+def _fit(row: Features, field: Field) -> Any:
+    if field.name not in row:
+        raise ImageError("missing-array", field.name)
+    array = np.asarray(row[field.name])
+    if field.ragged and array.size == 0:
+        return np.empty((0, *(side or 0 for side in field.shape[1:])), field.dtype)
+    lead = 1 if field.ragged else 0
+    if array.ndim != len(field.shape) or array.shape[lead:] != field.shape[lead:]:
+        shape = list(array.shape)
+        raise ImageError("wrong-shape", f"{field.name} is {shape}, not {list(field.shape)}")
+    kinds = "f" if np.dtype(field.dtype).kind == "f" else "iub"
+    if array.dtype.kind not in kinds or (field.dtype == "bool") != (array.dtype.kind == "b"):
+        raise ImageError("wrong-shape", f"{field.name} is {array.dtype}, not {field.dtype}")
+    return array
+
+
+def _report(name: str, source: Path, out: Path, scan: Scan) -> Report:
+    from precap.store.reader import open_store
+
+    store = open_store(out)
+    counts = {status: Counter(reasons) for status, reasons in store.statuses().items()}
+    total = sum(sum(reasons.values()) for reasons in counts.values())
+    return Report(name, source, out, total, counts, dict(scan.counts))
