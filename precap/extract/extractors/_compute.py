@@ -11,7 +11,7 @@ from torch import Tensor
 from precap.errors import ConfigError
 from precap.extract.contract import Setting
 from precap.extract.images import DECODE
-from precap.types import FeatureSpec, Field
+from precap.types import Features, FeatureSpec, Field
 
 _COMPUTE = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: int8 is quantised by the store, row by row, from float32.
@@ -53,10 +53,11 @@ def rows(batch: Tensor, storage: str) -> NDArray[Any]:
     return array
 
 
-def split(batch: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-    """Arrays with a batch axis -> one mapping per image."""
-    count = len(next(iter(batch.values())))
-    return [{name: array[i] for name, array in batch.items()} for i in range(count)]
+def features(found: Mapping[str, Tensor], setting: Setting) -> list[Features]:
+    """Named tensors with a batch axis -> one Features per image, in the storage dtype."""
+    arrays = {name: rows(tensor, setting.storage) for name, tensor in found.items()}
+    count = len(next(iter(arrays.values())))
+    return [{name: array[i] for name, array in arrays.items()} for i in range(count)]
 
 
 def spec(

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from precap.errors import ConfigError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
 from precap.extract.extractors import _compute
-from precap.extract.extractors._pixels import Pixels
+from precap.extract.extractors._pixels import Fit, Pixels
 from precap.plugins import guess
 from precap.types import Features, FeatureSpec, Field
 
@@ -25,7 +24,7 @@ Output = Literal["tokens", "pooled", "projected"]
 
 
 @frozen
-class Config:
+class ClipConfig:
     """model: an open_clip name. pretrained: its tag there, when the weights are "auto".
 
     preset: "hin" = ViT-L-14 tokens and pooled; "clipcap" = pooled alone, not normalised, ViT-B-32
@@ -45,7 +44,7 @@ class Config:
 class Clip:
     """tokens (N, W) without the class token, row-major; pooled (D,); projected (N, D)."""
 
-    Config: ClassVar[type[Any]] = Config
+    Config: ClassVar[type[Any]] = ClipConfig
     reads: ClassVar[Literal["image", "store"]] = "image"
     version: ClassVar[int] = 1
     about: ClassVar[About] = About(
@@ -55,14 +54,14 @@ class Clip:
         read_by="HIN (preset hin), ClipCap (preset clipcap), Dual-Modal Transformer (RN50x4)",
     )
 
-    def __init__(self, config: Config, setting: Setting) -> None:
+    def __init__(self, config: ClipConfig, setting: Setting) -> None:
         """Build the image tower and load its weights; ConfigError when there are none."""
         config = _resolved(config)
         found = weights.find(setting.weights, _source(config))
         state = {} if found.path is None else weights.load_state(found.path)
         quick = _quickgelu(config, setting, state)
         model = _model(config.model, quick)
-        self.pixels = _pixels(model)
+        self.pixels = _pixels(model.visual)
         self.tower: nn.Module = model.visual
         if found.seed is not None:
             weights.randomise(self.tower, found.seed)
@@ -83,8 +82,7 @@ class Clip:
         pixels = self.pixels.tensor([one["pixels"] for one in batch], self.device)
         with _compute.forwarding(self.setting, self.device):
             found = self._forward(pixels)
-        storage = self.setting.storage
-        return [*_compute.split({k: _compute.rows(found[k], storage) for k in self.outputs})]
+        return _compute.features({name: found[name] for name in self.outputs}, self.setting)
 
     def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
         if isinstance(self.tower, ModifiedResNet):
@@ -103,7 +101,7 @@ class Clip:
             found["projected"] = _project(self.tower, tokens)
         return found
 
-    def _spec(self, config: Config, quick: bool, digest: str) -> FeatureSpec:
+    def _spec(self, config: ClipConfig, quick: bool, digest: str) -> FeatureSpec:
         one = self.extract([{"pixels": np.zeros((*self.pixels.size, 3), np.uint8)}])[0]
         roles: dict[str, Any] = {"tokens": "grid", "pooled": "global", "projected": "grid"}
         dtype = self.setting.storage
@@ -121,7 +119,7 @@ class Clip:
         )
 
 
-def _resolved(config: Config) -> Config:
+def _resolved(config: ClipConfig) -> ClipConfig:
     """Presets spelt out: equal features have equal specs, however they were asked for."""
     default = "ViT-L-14" if config.preset == "hin" else "ViT-B-32"
     name = config.model or default
@@ -132,10 +130,11 @@ def _resolved(config: Config) -> Config:
         name = f"{name}-quickgelu"
     if name not in open_clip.list_models():
         raise ConfigError(f"open_clip has no model {name!r}.{guess(name, open_clip.list_models())}")
-    return replace(config, model=name, outputs=outputs, quickgelu=quick)
+    values = {**as_dict(config), "model": name, "outputs": outputs, "quickgelu": quick}
+    return ClipConfig(**values)
 
 
-def _tag(config: Config) -> dict[str, Any]:
+def _tag(config: ClipConfig) -> dict[str, Any]:
     tags = open_clip.list_pretrained_tags_by_model(config.model)
     if config.pretrained in tags:
         known: dict[str, Any] = open_clip.get_pretrained_cfg(config.model, config.pretrained)
@@ -143,7 +142,7 @@ def _tag(config: Config) -> dict[str, Any]:
     return {}
 
 
-def _source(config: Config) -> weights.Source:
+def _source(config: ClipConfig) -> weights.Source:
     known = _tag(config)
     repo, _, file = known.get("hf_hub", "").rpartition("/")
     files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -151,7 +150,7 @@ def _source(config: Config) -> weights.Source:
     return weights.Source(name, repo=repo, files=files, url=known.get("url", ""))
 
 
-def _quickgelu(config: Config, setting: Setting, state: weights.State) -> bool:
+def _quickgelu(config: ClipConfig, setting: Setting, state: weights.State) -> bool:
     """Which activation the weights were trained with: the wrong one costs accuracy silently."""
     if config.quickgelu is not None:
         return config.quickgelu
@@ -192,32 +191,31 @@ def _load(model: nn.Module, state: weights.State, where: str) -> None:
     weights.fit(model.visual, tower, where)  # type: ignore[arg-type]
 
 
-def _pixels(model: nn.Module) -> Pixels:
-    known = model.visual.preprocess_cfg  # type: ignore[union-attr]
-    size = known["size"]  # type: ignore[index]
+def _pixels(tower: Any) -> Pixels:
+    known: dict[str, Any] = tower.preprocess_cfg
+    size = known["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    fits: dict[str, Any] = {"shortest": "crop", "squash": "squash"}
-    mode = known["resize_mode"]  # type: ignore[index]
-    if mode not in fits:
-        raise ConfigError(f"This CLIP model resizes by {mode!r}, which is not supported here.")
+    fits: dict[str, Fit] = {"shortest": "crop", "squash": "squash"}
+    if known["resize_mode"] not in fits:
+        raise ConfigError(f"This CLIP model resizes by {known['resize_mode']!r}: not supported.")
     return Pixels(
-        fit=fits[mode],
+        fit=fits[known["resize_mode"]],
         size=(height, width),
         resize=height,
-        interpolation=known["interpolation"],  # type: ignore[index]
-        mean=tuple(known["mean"]),  # type: ignore[index]
-        std=tuple(known["std"]),  # type: ignore[index]
+        interpolation=known["interpolation"],
+        mean=tuple(known["mean"]),
+        std=tuple(known["std"]),
     )
 
 
 def _project(tower: nn.Module, tokens: Tensor) -> Tensor:
     """Tokens in the joint space: what pooled would be if the tower looked at one cell alone."""
     if isinstance(tower, ModifiedResNet):
-        pool = tower.attnpool
-        projected: Tensor = pool.c_proj(pool.v_proj(tokens))  # (B, N, D)
-        return projected
+        pool: Any = tower.attnpool
+        dense: Tensor = pool.c_proj(pool.v_proj(tokens))  # (B, N, D)
+        return dense
     matrix = getattr(tower, "proj", None)
-    if matrix is None:
+    if not isinstance(matrix, Tensor):
         raise ConfigError("This CLIP tower has no projection; leave 'projected' out of outputs.")
     return tokens @ matrix  # (B, N, D)
 

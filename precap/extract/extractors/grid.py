@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import timm
 from PIL import Image
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from precap.config import as_dict, frozen
@@ -22,7 +23,7 @@ Triple = tuple[float, float, float]
 
 
 @frozen
-class Config:
+class GridConfig:
     """Every value left at None comes from the backbone's own data configuration in timm.
 
     model: a timm name, with ``.tag`` to choose among published weights. preset: "resnet101" gives
@@ -48,7 +49,7 @@ class Config:
 class Grid:
     """tokens (N, C), row-major over the map; pooled (C,), their mean before any ``cells``."""
 
-    Config: ClassVar[type[Any]] = Config
+    Config: ClassVar[type[Any]] = GridConfig
     reads: ClassVar[Literal["image", "store"]] = "image"
     version: ClassVar[int] = 1
     about: ClassVar[About] = About(
@@ -58,7 +59,7 @@ class Grid:
         read_by="Spatial-Image-Captioning (preset resnet101)",
     )
 
-    def __init__(self, config: Config, setting: Setting) -> None:
+    def __init__(self, config: GridConfig, setting: Setting) -> None:
         """Build the backbone and load its weights; ConfigError when there are none."""
         found = weights.find(setting.weights, _source(config))
         self.device, self.setting = _compute.device(setting), setting
@@ -96,7 +97,7 @@ class Grid:
             return tokens.flatten(2).transpose(1, 2), pooled  # (B, N, C)
         return tokens, tokens.mean(1)
 
-    def _spec(self, config: Config, digest: str) -> FeatureSpec:
+    def _spec(self, config: GridConfig, digest: str) -> FeatureSpec:
         size = self.pixels.size
         blank = {"pixels": np.zeros((*size, 3), np.uint8)}
         one = self.extract([blank])[0]
@@ -120,15 +121,15 @@ class Grid:
         )
 
 
-def _architecture(config: Config) -> str:
+def _architecture(config: GridConfig) -> str:
     return "resnet101" if config.preset else config.model
 
 
-def _source(config: Config) -> weights.Source:
+def _source(config: GridConfig) -> weights.Source:
     if config.preset:
         return weights.Source("resnet101-caffe", files=())
     try:
-        known = timm.get_pretrained_cfg(config.model, allow_unregistered=False)
+        known: Any = timm.get_pretrained_cfg(config.model, allow_unregistered=False)
     except RuntimeError as error:
         raise ConfigError(f"grid:{config.model}: {error} {_similar(config.model)}") from error
     name = f"timm-{config.model}" + ("" if "." in config.model else f".{known.tag}")
@@ -141,7 +142,7 @@ def _similar(name: str) -> str:
     return f"{hint}All names: python -c 'import timm; print(*timm.list_models())'."
 
 
-def _backbone(config: Config) -> nn.Module:
+def _backbone(config: GridConfig) -> nn.Module:
     name = _architecture(config)
     options = dict(config.kwargs or {})
     if config.pad_type:
@@ -187,10 +188,10 @@ def _without_classifier(state: dict[str, Any], network: nn.Module) -> dict[str, 
     return state
 
 
-def _pixels(config: Config, network: nn.Module) -> Pixels:
+def _pixels(config: GridConfig, network: nn.Module) -> Pixels:
     if config.preset:
         return Pixels("keep", (224, 224), 224, "bicubic", *IMAGENET)
-    data = timm.data.resolve_model_data_config(network)
+    data: Any = resolve_model_data_config(network)
     size = config.size or data["input_size"][-1]
     fit = config.fit or _fit(data["crop_mode"])
     return Pixels(
