@@ -1,0 +1,103 @@
+"""``precap extract``: pictures to feature stores; also its status, read from the ledger alone."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precap.errors import ConfigError
+
+EXAMPLE = (
+    "Example: precap extract clip:ViT-L-14,grid:resnet50 --data data --out features   "
+    "(a second example: precap extract status features/clip-ViT-L-14)"
+)
+DONE_WITH_LOSSES = 3
+
+
+def extract(
+    names: Annotated[
+        str,
+        typer.Argument(help="extractors, e.g. clip,grid:resnet50 or mylab.edges:Edges; or: status"),
+    ],
+    store: Annotated[
+        Path | None, typer.Argument(help="with status: the store to look at", show_default=False)
+    ] = None,
+    data: Annotated[Path, typer.Option(help="a prepared dataset")] = Path("data"),
+    out: Annotated[Path, typer.Option(help="folder of stores; one store per extractor")] = Path(
+        "features"
+    ),
+    weights: Annotated[
+        str,
+        typer.Option(help="auto (cache, then hub), a file, or random:SEED for untrained weights"),
+    ] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="extractor option, e.g. --set size=288")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="images per forward")] = 32,
+    workers: Annotated[int, typer.Option(min=1, help="decoding threads")] = 2,
+    compute: Annotated[str, typer.Option(help="fp32, bf16 or fp16 arithmetic")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or int8 on disk")] = "float16",
+    format: Annotated[str, typer.Option(help="hdf5 or zarr shards")] = "hdf5",
+    compression: Annotated[str, typer.Option(help="none (fastest to read), zstd, blosc")] = "none",
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="images per shard: the unit of a resume")
+    ] = 256,
+    views: Annotated[int, typer.Option(min=1, help="augmented versions kept per image")] = 1,
+    split: Annotated[str | None, typer.Option(help="only this split")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="only the first so many images")] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="the store that a derived extractor (geometry) reads")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="i/n: this job's share of the shards, e.g. 3/16", envvar=None)
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="try images that failed before again")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="events on stderr, result as JSON")
+    ] = False,
+) -> None:
+    """Compute what the stores lack. Repeat the command after any interruption: it goes on."""
+    from precap import pipeline
+    from precap.commands import progress
+
+    if names == "status":
+        if store is None:
+            raise ConfigError("Name the store: precap extract status features/clip")
+        state = pipeline.status(store)
+        typer.echo(json.dumps(state.as_json()) if as_json else str(state))
+        return
+    if store is not None:
+        raise ConfigError(
+            f"Unexpected argument {store}. Extractors are joined by commas: clip,grid"
+        )
+    with progress.shown("extract", as_json=as_json) as listen:
+        reports = pipeline.extract(
+            names.split(","),
+            data=data,
+            out=out,
+            weights=weights,
+            settings=settings or [],
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            compute=compute,
+            dtype=dtype,
+            format=format,
+            compression=compression,
+            shard_size=shard_size,
+            views=views,
+            split=split,
+            images=images,
+            parent=parent,
+            part=part,
+            retry_failed=retry_failed,
+            on_event=listen,
+        )
+    lost = 0
+    for report in reports:
+        typer.echo(json.dumps(report.as_json()) if as_json else str(report))
+        lost += report.lost
+    if lost:
+        raise typer.Exit(DONE_WITH_LOSSES)

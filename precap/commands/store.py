@@ -1,0 +1,129 @@
+"""``precap store``: look into feature stores, check and mend them, move data in and out."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from precap.errors import StoreError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Feature stores: list, inspect, verify, repair, import, export, merge, remove.",
+    epilog="Example: precap store info features/clip",
+)
+
+Folder = Annotated[Path, typer.Argument(help="a store, e.g. features/clip")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def _print(value: Any, as_json: bool) -> None:
+    typer.echo(json.dumps(value.as_json(), indent=2) if as_json else str(value))
+
+
+@app.command("ls", epilog="Example: precap store ls features")
+def ls(
+    folder: Annotated[Path, typer.Argument(help="folder of stores")] = Path("features"),
+    as_json: AsJson = False,
+) -> None:
+    """List the stores in FOLDER: extractor, images, size, completeness."""
+    from precap.store import manifest
+
+    _print(manifest.ls(folder), as_json)
+
+
+@app.command("info", epilog="Example: precap store info features/clip --json")
+def info(store: Folder, as_json: AsJson = False) -> None:
+    """Provenance, sizes, counts per status and reason, box counts, value statistics."""
+    from precap.store import manifest
+
+    _print(manifest.info(store), as_json)
+
+
+@app.command("verify", epilog="Example: precap store verify features/clip --full")
+def verify(
+    store: Folder,
+    full: Annotated[
+        bool,
+        typer.Option("--full/--quick", help="every byte by digest, or sizes and presence only"),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check a store; exit code 4 when anything is damaged."""
+    from precap.store import verify as checks
+
+    report = checks.verify(store, full=full)
+    _print(report, as_json)
+    if not report.sound:
+        raise StoreError(f"{store} is damaged. Run: precap store repair {store}")
+
+
+@app.command("repair", epilog="Example: precap store repair features/clip")
+def repair(store: Folder, as_json: AsJson = False) -> None:
+    """Queue exactly the damaged shards again; the next extract or import writes them anew."""
+    from precap.store import verify as checks
+
+    _print(checks.repair(store), as_json)
+
+
+@app.command("import", epilog="Example: precap store import trainval.tsv --out features/butd")
+def import_(
+    source: Annotated[Path, typer.Argument(help="features in a foreign layout: file or folder")],
+    out: Annotated[Path, typer.Option(help="the store to make or to complete")],
+    format: Annotated[str, typer.Option(help="layout name; auto looks at the content")] = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float16; default: as the source")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option(help="open pickles (restricted: arrays and plain values only)")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import features made elsewhere; bad rows are recorded. Repeat it after an interruption."""
+    from precap.store.importers import run
+
+    _print(
+        run.import_store(source, out, format=format, dtype=dtype, allow_pickle=allow_pickle),
+        as_json,
+    )
+
+
+@app.command("export", epilog="Example: precap store export features/vinvl vinvl.hdf5 --format hin")
+def export(
+    store: Folder,
+    out: Annotated[Path, typer.Argument(help="file or folder to write")],
+    format: Annotated[str, typer.Option(help="hin, m2, grit, self_critical, zarr, hdf5")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a store in another system's layout."""
+    from precap.store.exporters import run
+
+    _print(run.export(store, out, format=format), as_json)
+
+
+@app.command("merge", epilog="Example: precap store merge a/clip b/clip --out features/clip")
+def merge(
+    stores: Annotated[list[Path], typer.Argument(help="stores of one fingerprint")],
+    out: Annotated[Path, typer.Option(help="the merged store")],
+    as_json: AsJson = False,
+) -> None:
+    """Join stores made with one configuration into one."""
+    from precap.store import merge as merging
+
+    _print(merging.merge(stores, out), as_json)
+
+
+@app.command("rm", epilog="Example: precap store rm features/old --yes")
+def rm(
+    store: Folder,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Remove a store (asks first; refuses a folder that is not a store)."""
+    from precap.store import manifest
+
+    if not yes and not typer.confirm(f"Remove {store} and its features?", err=True):
+        raise typer.Exit(2)
+    manifest.remove(store)
+    typer.echo(f"removed {store}")

@@ -1,0 +1,247 @@
+"""The public functions, one per arrow: the only place where the four stages meet."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precap import config
+from precap.errors import ConfigError, StoreError
+from precap.plugins import guess
+
+if TYPE_CHECKING:
+    from precap.extract.runner import Report as ExtractReport
+    from precap.store.datasets.dataset import Dataset
+    from precap.store.datasets.problems import Report as PrepareReport
+    from precap.store.reader import Store
+    from precap.train.trainer import RunResult
+
+#: Progress of long work: a flat mapping with done, total, unit, rate, eta, note.
+Listener = Callable[[Mapping[str, Any]], None]
+#: What a run remembers of where its inputs lay; the features' identity is in run.json.
+SOURCES = "sources.json"
+
+
+def prepare(
+    source: Path | str,
+    out: Path | str = "data",
+    *,
+    format: str = "auto",
+    images: Path | str | None = None,
+    splits: Path | str | None = None,
+    captions: Path | str | None = None,
+    name: str | None = None,
+) -> "PrepareReport":
+    """Read captions in any known layout and write the normal form to the folder ``out``.
+
+    source: an annotation file, or a folder of pictures. images: the folder that paths start from.
+    Returns counts and every problem found, with examples. Raises DataError for a file that cannot
+    be used, ConfigError for an unknown format.
+    """
+    from precap.store.datasets import prepare as preparing
+
+    return preparing.prepare(
+        Path(source),
+        Path(out),
+        format=format,
+        images=_path(images),
+        splits=_path(splits),
+        captions=_path(captions),
+        name=name,
+    )
+
+
+def extract(
+    names: str | Sequence[str],
+    *,
+    data: Path | str = "data",
+    out: Path | str = "features",
+    split: str | None = None,
+    images: int | None = None,
+    settings: Sequence[str] | Mapping[str, Any] = (),
+    part: str | tuple[int, int] | None = None,
+    on_event: Listener | None = None,
+    **options: Any,
+) -> "list[ExtractReport]":
+    """Compute what the stores ``out``/NAME lack for the images of the dataset ``data``.
+
+    names: extractors such as "clip:ViT-L-14", "grid:resnet50", "mylab.edges:Edges". options: as
+    ``precap.extract.runner.extract`` takes them (weights, device, batch_size, compute, dtype ...).
+    Repeat after any interruption. Returns one report per extractor; raises ConfigError, StoreError.
+    """
+    from precap.extract import runner
+
+    chosen = names.split(",") if isinstance(names, str) else list(names)
+    refs = dataset(data).images(split)[:images]
+    values = settings if isinstance(settings, Mapping) else config.parse_settings(settings)
+    share = _part(part) if isinstance(part, str) else part
+    return [
+        runner.extract(
+            refs,
+            Path(out) / runner.store_name(name),
+            name,
+            settings=values,
+            part=share,
+            on_event=_named(name, on_event),
+            **options,
+        )
+        for name in chosen
+    ]
+
+
+def status(store: Path | str) -> "ExtractReport":
+    """How far an extraction is, read from the ledger alone: safe while others write."""
+    from precap.extract import runner
+
+    return runner.report(Path(store))
+
+
+def open_store(path: Path | str) -> "Store":
+    """Open a feature store: ``.ids``, ``.read(id)``, ``.read_many(ids)``, ``.spec``."""
+    from precap.store import reader
+
+    return reader.open_store(Path(path))
+
+
+def dataset(path: Path | str = "data") -> "Dataset":
+    """Open a prepared dataset folder."""
+    from precap.store.datasets import dataset as datasets
+
+    return datasets.load(path)
+
+
+def train(
+    features: str,
+    *,
+    head: str | None = None,
+    data: Path | str = "data",
+    stores: Path | str = "features",
+    out: Path | str | None = None,
+    recipe: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    on_event: Listener | None = None,
+) -> "RunResult":
+    """Train a head on cached features; repeat the call after any interruption.
+
+    features: "vinvl,clip", or "region=vinvl,grid=clip" where two stores offer one role. head:
+    a built-in name or module:Class; None picks one that fits. out: the run's folder, default
+    runs/HEAD. recipe: a built-in recipe or YAML file; options: flat changes to it, such as
+    {"xe.epochs": 20, "head.dim": 256}. Raises ConfigError, StoreError, ResourceError.
+    """
+    from precap.allocator import retain
+    from precap.train import settings as training
+    from precap.train import trainer
+
+    retain()
+    opened, roles = parse_features(features, Path(stores))
+    values = training.recipe(recipe) if recipe else {}
+    chosen = head or values.get("head") or _fitting_head(opened)
+    if head is None and "head" not in values and on_event:
+        on_event({"note": f"head {chosen!r} fits these features (--head chooses another)"})
+    made = training.resolve(values, {"head": chosen, "features": roles}, options or {})
+    folder = Path(out) if out else Path("runs") / chosen
+    pictures = dataset(data)
+    captions = {split: pictures.captions(split) for split in pictures.splits}
+    _remember(folder, Path(data), opened)
+    return trainer.fit(
+        made,
+        captions=captions,
+        stores=opened,
+        out=folder,
+        validate=validator(captions.get(made.val_split, {})),
+        on_event=_trained(on_event),
+    )
+
+
+def validator(references: Mapping[str, Sequence[str]]) -> Callable[[Mapping[str, str]], Any]:
+    """The scores of one caption per validation image; no Java. Closes over the references."""
+    from precap.evaluate import metrics
+
+    def validate(captions: Mapping[str, str]) -> dict[str, float]:
+        known = {image: references[image] for image in captions}
+        scores = metrics.score(captions, known, metrics=("bleu", "rouge", "cider"))
+        return dict(scores.corpus)
+
+    return validate
+
+
+def parse_features(features: str, folder: Path) -> "tuple[dict[str, Store], dict[str, str]]":
+    """Open the stores that "vinvl,clip" or "region=vinvl,grid=clip" names.
+
+    Returns the stores by the name the user typed, and role -> name where a role was given.
+    """
+    opened: dict[str, Store] = {}
+    roles: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in features.split(","))):
+        role, equals, rest = part.rpartition("=")
+        name, colon, field = rest.partition("#")
+        if equals:
+            roles[role] = f"{name}:{field}" if colon else name
+        if name not in opened:
+            opened[name] = open_store(find_store(name, folder))
+    if not opened:
+        raise ConfigError("Name at least one store: --features clip")
+    return opened, roles
+
+
+def find_store(name: str, folder: Path) -> Path:
+    """The one store called ``name`` in ``folder``, or starting with ``name-``; or a path to one."""
+    from precap.extract.runner import store_name
+
+    for path in (Path(name), folder / name, folder / store_name(name)):
+        if (path / "store.json").is_file():
+            return path
+    known = sorted(p.parent.name for p in folder.glob("*/store.json"))
+    found = [other for other in known if other.startswith(f"{name}-")]
+    if len(found) == 1:
+        return folder / found[0]
+    if found:
+        raise ConfigError(f"{name!r} could be {', '.join(found)} in {folder}: say which.")
+    if not known:
+        raise StoreError(
+            f"There is no feature store in {folder}. Make one: precap extract {name} --out {folder}"
+        )
+    raise ConfigError(f"There is no store {name!r} in {folder}.{guess(name, known)}")
+
+
+def _fitting_head(stores: "Mapping[str, Store]") -> str:
+    from precap import plugins
+    from precap.train import heads, roles
+
+    specs = {name: store.spec for name, store in stores.items()}
+    return roles.choose_head(specs, plugins.names(heads))
+
+
+def _remember(run: Path, data: Path, stores: "Mapping[str, Store]") -> None:
+    from precap import atomic
+
+    run.mkdir(parents=True, exist_ok=True)
+    paths = {name: str(store.path.absolute()) for name, store in stores.items()}
+    atomic.write_text(
+        run / SOURCES, json.dumps({"data": str(data.absolute()), "stores": paths}, indent=2)
+    )
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    try:
+        part = int(index), int(count)
+    except ValueError as error:
+        raise ConfigError(f"--part {text!r} is not of the form i/n, e.g. 3/16.") from error
+    if not 1 <= part[0] <= part[1]:
+        raise ConfigError(f"--part {text}: the first number runs from 1 to the second.")
+    return part
+
+
+def _named(name: str, listen: Listener | None) -> Listener | None:
+    return listen and (lambda event: listen({**event, "what": name}))
+
+
+def _trained(listen: Listener | None) -> Any:
+    if listen is None:
+        return lambda event: None
+    return lambda event: listen(event.as_json())
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)
