@@ -1,4 +1,4 @@
-"""GRIT's region branch: 150 queries read four feature maps by deformable attention, in plain PyTorch.
+"""GRIT's region branch: 150 queries read four maps by deformable attention, in plain PyTorch.
 
 Zhu et al. 2021, "Deformable DETR" (attention, iterative box refinement); Nguyen et al. 2022 (GRIT):
 no encoder, no level embedding. Submodules bear the names of the published checkpoint.
@@ -12,7 +12,7 @@ WIDTH, HEADS, LEVELS, POINTS, QUERIES, LAYERS = 512, 8, 4, 4, 150, 6
 
 
 class Decoder(nn.Module):
-    """Maps (projected to 512 channels) and their padding to regions (B, 150, 512) and boxes (B, 150, 4)."""
+    """Maps of 512 channels and their padding to regions (B, 150, 512) and boxes (B, 150, 4)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Decoder(nn.Module):
 
     def start(self) -> Tensor:
         """(150, 4) boxes before the first layer: cx, cy, w, h in 0..1."""
-        position, content = self.query_embed.weight.split(WIDTH, 1)
+        position, content = torch.split(self.query_embed.weight, WIDTH, 1)
         centre = self.reference_points(position).sigmoid()  # (150, 2)
         return _refine(self.bbox_embed[0](content), centre)
 
@@ -33,7 +33,7 @@ class Decoder(nn.Module):
         Boxes are cx, cy, w, h relative to the image without its padding.
         """
         count = len(maps[0])
-        position, content = self.query_embed.weight.split(WIDTH, 1)
+        position, content = torch.split(self.query_embed.weight, WIDTH, 1)
         position = position.expand(count, -1, -1)
         x = content.expand(count, -1, -1)  # (B, 150, 512)
         boxes = self.start().expand(count, -1, -1)  # (B, 150, 4)
@@ -96,11 +96,11 @@ class _DeformableAttention(nn.Module):
         offset = self.sampling_offsets(query).view(b, q, HEADS, LEVELS, POINTS, 2)
         share = self.attention_weights(query).view(b, q, HEADS, LEVELS * POINTS).softmax(-1)
         share = share.transpose(1, 2).reshape(b * HEADS, 1, q, LEVELS * POINTS)
-        centre, size = boxes[:, :, None, :, None].split(2, -1)  # (B, Q, 1, levels, 1, 2)
+        centre, size = torch.split(boxes[:, :, None, :, None], 2, -1)  # (B, Q, 1, levels, 1, 2)
         where = 2 * (centre + offset / POINTS * size * 0.5) - 1  # grid_sample counts -1..1
         where = where.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # (B*heads, levels, Q, points, 2)
         read = []
-        for level, part in enumerate(value.split([h * w for h, w in sizes], 1)):
+        for level, part in enumerate(torch.split(value, [h * w for h, w in sizes], 1)):
             part = part.transpose(1, 2).reshape(b * HEADS, WIDTH // HEADS, *sizes[level])
             at = where[:, level].to(part.dtype)
             read.append(F.grid_sample(part, at, padding_mode="zeros", align_corners=False))

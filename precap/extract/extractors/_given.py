@@ -1,4 +1,4 @@
-"""Boxes that come from a file instead of a detector: ``{"FILE": {"width", "height", "boxes", ...}}``.
+"""Boxes that come from a file, not a detector: ``{"FILE": {"width", "height", "boxes", ...}}``.
 
 ``boxes`` are x1 y1 x2 y2 in pixels of a width x height picture; another size of the same picture is
 met by scaling. ``scores`` and ``classes`` beside them are passed on when every entry has them.
@@ -15,6 +15,7 @@ from PIL import Image
 
 from precap.errors import ConfigError, ImageError
 from precap.extract import weights
+from precap.extract.contract import Setting
 from precap.types import Field
 
 #: Under this name an image carries the path it was read from (``Image.info``).
@@ -40,12 +41,12 @@ class GivenBoxes:
         known = (
             Field("boxes", "boxes", (None, 4)),
             Field("scores", "scores", (None,)),
-            Field("classes", "classes", (None,), "int32"),
+            Field("classes", "classes", (None,), "int64"),
         )
         return tuple(f for f in known if f.name == "boxes" or f.name in self.extras)
 
     def of(self, image: Image.Image) -> dict[str, NDArray[Any]]:
-        """boxes (N, 4) float32 in pixels of ``image``, clipped to it; maybe scores (N,), classes (N,).
+        """boxes (N, 4) float32 in pixels of ``image``, clipped to it; ``extras`` (N,) beside them.
 
         Raises ImageError: "no-boxes" when the file has none for this image, "bad-boxes" when one
         is not a box.
@@ -61,7 +62,7 @@ class GivenBoxes:
             raise ImageError("bad-boxes", f"{self.path} has a box without area for this image")
         found: dict[str, NDArray[Any]] = {"boxes": boxes}
         for name in self.extras:
-            found[name] = np.asarray(entry[name], np.float32 if name == "scores" else np.int32)
+            found[name] = np.asarray(entry[name], np.float32 if name == "scores" else np.int64)
         return found
 
     def _entry(self, image: Image.Image) -> Mapping[str, Any]:
@@ -76,6 +77,15 @@ class GivenBoxes:
                 return entry
         name = parts[-1]
         raise ImageError("no-boxes", f"{self.path} has no entry for {name}", skipped=True)
+
+
+def given_boxes(path: Path | None, setting: Setting) -> GivenBoxes | None:
+    """The boxes of ``path``, None without one; ConfigError with --views, which would move them."""
+    if path is None:
+        return None
+    if setting.views > 1:
+        raise ConfigError("boxes=FILE fits the image as it is: leave out --views.")
+    return GivenBoxes(path)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

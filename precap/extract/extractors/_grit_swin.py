@@ -1,4 +1,4 @@
-"""GRIT's Swin-B backbone: window 12, a merging after the last stage too, four maps out, no final norms.
+"""GRIT's Swin-B: window 12, a merging after the last stage too, four maps out, no final norms.
 
 Liu et al. 2021, "Swin Transformer"; the extra merging is Nguyen et al. 2022 (GRIT), section 3.1.
 """
@@ -33,10 +33,8 @@ class Swin(nn.Module):
         x = self.patch_embed(pixels)  # (B, H/4, W/4, 128)
         maps = []
         for stage in self.layers:
-            for block in stage.blocks:
-                x = block(x)
-            maps.append(x)
-            x = stage.downsample(x)
+            maps.append(stage(x))
+            x = stage.downsample(maps[-1])  # type: ignore[operator]
         return [m.permute(0, 3, 1, 2) for m in (*maps[1:], x)]
 
 
@@ -57,6 +55,11 @@ class _Stage(nn.Module):
             _Block(width, heads, SHIFT if i % 2 else 0) for i in range(depth)
         )
         self.downsample: nn.Module = _Merging(width, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
 
 
 class _Block(nn.Module):

@@ -1,4 +1,4 @@
-"""The region proposal network of the C4 detectors: objectness and boxes on one map, then the best 300.
+"""The region proposal network of the C4 detectors: the best 300 boxes on one map.
 
 Bottom-up attention (Caffe) and VinVL (maskrcnn-benchmark) share the network and differ in small
 conventions that move boxes by a pixel and flip near-ties; ``Convention`` names each of them.

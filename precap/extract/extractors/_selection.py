@@ -62,7 +62,7 @@ def _count(score: Tensor, low: int, high: int, confidence: float) -> int:
 
 
 def _best(boxes: Tensor, probs: Tensor, plus_one: bool) -> Tensor:
-    """(N, C) probabilities without the background, zero where the class's NMS at 0.3 drops a box."""
+    """(N, C) probabilities without background, zero where the class's suppression drops a box."""
     probs = probs[:, 1:]
     return probs * survivors(boxes, probs, 0.3, plus_one)
 
@@ -98,4 +98,4 @@ def suppress(boxes: Tensor, scores: Tensor, threshold: float, plus_one: bool) ->
     """Indices kept by one class-agnostic suppression, best first."""
     if plus_one:
         boxes = boxes + boxes.new_tensor(_PIXEL)
-    return nms(boxes, scores, threshold)
+    return nms(boxes, scores, threshold)  # type: ignore[no-any-return]

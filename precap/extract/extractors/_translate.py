@@ -1,37 +1,23 @@
-"""A published checkpoint's key names to a network's own; no key is passed over in silence."""
+"""A published checkpoint's key names to a network's own; every key dropped is named on purpose."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from precap.errors import ConfigError
-
-#: (pattern of the original key, replacement); a replacement of None drops the key on purpose.
+#: (pattern, replacement) substitutions, applied in order; None drops the keys that match.
 Rules = Sequence[tuple[str, str | None]]
 
 
-def translate(state: Mapping[str, Tensor], rules: Rules, source: str) -> dict[str, Tensor]:
-    """``state`` under new names: the first rule whose pattern matches the whole key decides.
-
-    Raises ConfigError, naming some keys, when a key matches no rule.
-    """
-    compiled = [(re.compile(pattern), new) for pattern, new in rules]
-    renamed: dict[str, Tensor] = {}
-    unknown = []
-    for key, value in state.items():
-        found = next(((m, new) for p, new in compiled if (m := p.fullmatch(key))), None)
-        if found is None:
-            unknown.append(key)
-        elif found[1] is not None:
-            renamed[found[0].expand(found[1])] = value
-    if unknown:
-        raise ConfigError(
-            f"{source}: {len(unknown)} keys are not of this network, such as {_some(unknown)}. "
-            f"Is it the checkpoint of another model?"
-        )
-    return renamed
+def translate(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """``state`` under new names. A key that no rule knows keeps its name, for ``fit`` to refuse."""
+    return {new: value for key, value in state.items() if (new := _renamed(key, rules))}
 
 
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "") if keys else "none"
+def _renamed(key: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        if replacement is None:
+            key = "" if re.search(pattern, key) else key
+        else:
+            key = re.sub(pattern, replacement, key)
+    return key

@@ -28,15 +28,26 @@ CELLS = (6, 10)
 #: Published key -> own name. Captioning checkpoints hold the detector behind ``detector.`` beside
 #: the captioner; class scores, level embedding and three norms are in the file but never read.
 _RULES: Rules = (
-    (r"(?:detector\.)?(?:backbone\.norm\d|det_module\.(?:class_embed|level_embed)).*", None),
-    (r"(?:detector\.)?backbone\..*(?:downsample\.(?:expansion|norm2).*|_index|attn_mask)", None),
-    (r"(?:detector\.)?((?:backbone|input_proj|det_module)\..*)", r"\1"),
-    (r"(?:cap_generator|grid_net|glob_net)\..*", None),
+    (r"^(cap_generator|grid_net|glob_net)\.", None),
+    (r"^detector\.", ""),
+    (r"^backbone\.norm\d\.|^det_module\.(class_embed|level_embed)", None),
+    (r"downsample\.(expansion|norm2)\.|relative_position_index$|attn_mask$", None),
 )
 
 
+def _fields(storage: str) -> tuple[Field, ...]:
+    cells = CELLS[0] * CELLS[1]
+    return (
+        Field("grid", "grid", (cells, 1024), storage),
+        Field("mask", "mask", (cells,), "bool"),
+        Field("region", "region", (QUERIES, WIDTH), storage),
+        Field("boxes", "boxes", (QUERIES, 4)),
+        Field("size", "size", (2,), "int64"),
+    )
+
+
 @frozen
-class Config:
+class GritConfig:
     """resize: how the picture enters the canvas; "maxwh" keeps its aspect ratio, as published."""
 
     resize: Literal["maxwh"] = "maxwh"
@@ -69,29 +80,23 @@ class Network(nn.Module):
 
 
 class Grit:
-    """grid (60, 1024), its mask (60,) True where there is image, region (150, 512), boxes (150, 4), size.
+    """grid (60, 1024), its mask (60,), True where there is image, region (150, 512), boxes, size.
 
     Boxes are x1, y1, x2, y2 in pixels of the original image, not clipped to it: a query may reach
     over the edge, and (x1 + x2) / 2 / width is then still exactly what the network said.
     """
 
-    Config: ClassVar[type[Any]] = Config
+    Config: ClassVar[type[Any]] = GritConfig
     reads: ClassVar[Literal["image", "store"]] = "image"
     version: ClassVar[int] = 1
     about: ClassVar[About] = About(
-        fields=(
-            Field("grid", "grid", (CELLS[0] * CELLS[1], 1024)),
-            Field("mask", "mask", (CELLS[0] * CELLS[1],), "bool"),
-            Field("region", "region", (QUERIES, WIDTH)),
-            Field("boxes", "boxes", (QUERIES, 4)),
-            Field("size", "size", (2,), "int32"),
-        ),
+        fields=_fields("float32"),
         paper="Nguyen et al., ECCV 2022 (GRIT)",
         weights="FILE: GRIT's detector_checkpoint*.pth, or a GRIT or HierCap captioning checkpoint",
         read_by="GRIT, HierCap",
     )
 
-    def __init__(self, config: Config, setting: Setting) -> None:
+    def __init__(self, config: GritConfig, setting: Setting) -> None:
         """Build the network and load its weights; ConfigError when there are none."""
         found = weights.find(setting.weights, weights.Source("grit-detector", files=()))
         self.device, self.setting = _compute.device(setting), setting
@@ -99,15 +104,11 @@ class Grit:
         _load(self.network, found)
         self.network.to(self.device)
         self.pixels = Pixels("keep", CANVAS, CANVAS[0], "bicubic", *IMAGENET)
-        fields = tuple(
-            Field(f.name, f.role, f.shape, setting.storage if f.name in ("grid", "region") else f.dtype)
-            for f in self.about.fields
-        )
         self.spec = _compute.spec(
             "grit",
             self.version,
             found.digest,
-            fields,
+            _fields(setting.storage),
             setting,
             preprocess={**self.pixels.as_json(), "fit": config.resize},
             config=as_dict(config),
@@ -118,9 +119,14 @@ class Grit:
         assert isinstance(item, Image.Image)
         width, height = fitted(item.width, item.height)
         if min(width, height) < 1:
-            raise ImageError("too-narrow", f"{item.width} x {item.height} leaves no pixel to resize")
+            raise ImageError(
+                "too-narrow", f"{item.width} x {item.height} leaves no pixel to resize"
+            )
         resized = item.resize((width, height), Image.Resampling.BICUBIC)
-        return {"pixels": np.asarray(resized), "size": np.array([item.height, item.width], np.int32)}
+        return {
+            "pixels": np.asarray(resized),
+            "size": np.array([item.height, item.width], np.int64),
+        }
 
     def extract(self, batch: Sequence[Prepared]) -> list[Features]:
         """Features of every picture; the canvas makes them independent of one another."""
@@ -135,10 +141,10 @@ class Grit:
             "boxes": _in_pixels(out["boxes"].float().cpu().numpy(), sizes),
             "size": sizes,
         }
-        return [*_compute.split(rows)]
+        return [{name: array[i] for name, array in rows.items()} for i in range(len(batch))]
 
     def _canvas(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
-        """Pictures normalised and laid on zeros (B, 3, 384, 640), and where they are not, (B, 384, 640)."""
+        """Pictures, top left on zeros (B, 3, 384, 640), and True around them (B, 384, 640)."""
         canvas = torch.zeros(len(pictures), 3, *CANVAS, device=self.device)
         padding = torch.ones(len(pictures), *CANVAS, dtype=torch.bool, device=self.device)
         for i, picture in enumerate(pictures):
@@ -159,7 +165,7 @@ def _shrunk(padding: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(padding[:, None].float(), (height, width))[:, 0].bool()
 
 
-def _in_pixels(boxes: NDArray[np.float32], sizes: NDArray[np.int32]) -> NDArray[np.float32]:
+def _in_pixels(boxes: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
     """(B, 150, 4) relative centres and sizes to pixel corners; sizes (B, 2): height, width."""
     scale = sizes[:, None, ::-1].astype(np.float32)  # (B, 1, 2)
     centre, half = boxes[..., :2] * scale, boxes[..., 2:] * scale / 2
@@ -171,7 +177,7 @@ def _load(network: Network, found: weights.Weights) -> None:
         weights.randomise(network, found.seed)
         return
     assert found.path is not None
-    state = translate(weights.load_state(found.path), _RULES, str(found.path))
+    state = translate(weights.load_state(found.path), _RULES)
     weights.fit(network, state, str(found.path))
 
 
