@@ -155,7 +155,7 @@ class CiderD:
         self.lengths[image, place] = grams.length
 
     def __call__(self, images: Ints, hypotheses: Ints) -> Rewards:
-        """Scores of (n, T) hypotheses, padded with -1, of images numbered as the references were."""
+        """Scores of (n, T) hypotheses, padded with -1; ``images`` number the references."""
         grams = ngrams(hypotheses)
         owner = images[grams.row]
         at = self.table.find(owner, grams.key)

@@ -20,7 +20,8 @@ class Text:
     a run); "cocotalk" (``files``: prepro_labels' JSON); "hin" (``files``: {itos, stoi} JSON).
     threshold: a word enters the vocabulary when it is seen at least this often.
     counted: splits whose captions are counted. layout: numbering of specials, see ``vocab``.
-    longest: words (or pieces) kept of a training caption, without bos and eos.
+    longest: words (or pieces) kept of a training caption, without bos and eos. stop: for "gpt2",
+    the piece that ends a caption ("." for ClipCap and OPG); empty: GPT-2's own end of text.
     """
 
     vocabulary: Literal["words", "bpe", "gpt2", "json", "cocotalk", "hin"] = "words"
@@ -31,6 +32,7 @@ class Text:
     layout: Literal["precap", "meshed", "self-critical"] = "precap"
     longest: int = 20
     captions: int = 5
+    stop: str = ""
 
 
 @frozen
@@ -103,7 +105,9 @@ class Decode:
 
     length_penalty: score / length^a (0 = sum of log-probabilities, the default of all systems).
     groups, diversity: diverse beam search (Vijayakumar et al., 2016). top_k, top_p, temperature
-    need ``sample``. bad_endings: never end on a word like "a" or "with".
+    need ``sample``, then ``beam`` samples are drawn. bad_endings: never end on a word like "a".
+    finished: what a finished hypothesis does, see ``decode.Beams``. all_beams: go on until all K
+    have ended, not only until the best is known.
     """
 
     beam: int = 3
@@ -119,6 +123,8 @@ class Decode:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    finished: Literal["kept", "released"] = "kept"
+    all_beams: bool = False
     batch_size: int = 64
 
 

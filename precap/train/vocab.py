@@ -74,11 +74,7 @@ class WordVocabulary:
 
 
 class PieceVocabulary:
-    """Byte-pair pieces (a ``tokenizers`` model): GPT-2's, or trained on the captions.
-
-    ``stop`` other than None: the caption is given this text at its end, as ClipCap's and OPG's
-    captions end in "."; the stop piece then is eos.
-    """
+    """Byte-pair pieces (a ``tokenizers`` model): GPT-2's, or trained on the captions."""
 
     kind: ClassVar[str] = "pieces"
 
@@ -127,7 +123,7 @@ def make(config: Text, captions: Mapping[str, Iterable[str]]) -> Vocabulary:
     if config.files is None:
         raise ConfigError(f"text.vocabulary {config.vocabulary!r} needs text.files, its file.")
     if config.vocabulary == "gpt2":
-        return gpt2(config.files)
+        return gpt2(config.files, config.stop)
     return read_foreign(config.files) if config.vocabulary != "json" else read(config.files)
 
 
@@ -154,7 +150,7 @@ def build_words(
 
 
 def shared_words(kept: int, unk: bool) -> Words:
-    """The self-critical layout: 0 is pad, bos and eos; ``kept`` words; UNK last, if there is one."""
+    """The self-critical layout: 0 is pad, bos and eos; ``kept`` words; UNK last, if any."""
     return Words(1 + kept + int(unk), 0, 0, 0, kept + 1 if unk else -1)
 
 
@@ -175,8 +171,11 @@ def train_pieces(captions: Iterable[str], size: int) -> PieceVocabulary:
     return PieceVocabulary(model, Words(model.get_vocab_size(), 0, 1, 2))
 
 
-def gpt2(folder: Path) -> PieceVocabulary:
-    """GPT-2's pieces from ``vocab.json`` and ``merges.txt`` in ``folder``; <|endoftext|> ends."""
+def gpt2(folder: Path, stop: str = "") -> PieceVocabulary:
+    """GPT-2's pieces from ``vocab.json`` and ``merges.txt`` in ``folder``.
+
+    <|endoftext|> is pad, bos and eos. With ``stop`` its piece is eos and 0 is pad, as in ClipCap.
+    """
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
     for name in ("vocab.json", "merges.txt"):
@@ -189,7 +188,13 @@ def gpt2(folder: Path) -> PieceVocabulary:
     model = Tokenizer.from_str(inner._tokenizer.to_str())
     end = model.token_to_id("<|endoftext|>")
     end = model.get_vocab_size() - 1 if end is None else end
-    return PieceVocabulary(model, Words(model.get_vocab_size(), end, end, end))
+    size = model.get_vocab_size()
+    if not stop:
+        return PieceVocabulary(model, Words(size, end, end, end))
+    ids = model.encode(stop).ids
+    if len(ids) != 1:
+        raise ConfigError(f"text.stop={stop!r} is {len(ids)} pieces of GPT-2, it must be one.")
+    return PieceVocabulary(model, Words(size, 0, end, ids[0]))
 
 
 def read_foreign(path: Path) -> WordVocabulary:
