@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
-    """Image id -> captions, from COCO captions JSON or ``[{"image_id", "captions"}]`` (or JSONL)."""
+    """Image id -> captions, from COCO captions JSON or ``[{"image_id", "captions"}]``."""
     values = _load(path)
     if isinstance(values, dict) and "annotations" in values:
         found: dict[str, list[str]] = {}
