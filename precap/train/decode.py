@@ -234,7 +234,7 @@ class Beams:
             if self.words.eos == self.words.pad:
                 length = (length + 1).clamp_max(found.tokens.shape[-1])
             rank = rank / length.clamp_min(1) ** self.c.length_penalty
-        at = rank.argsort(1, descending=True, stable=True)[:, : self.width]
+        at = rank.argsort(dim=1, descending=True, stable=True)[:, : self.width]
         return Decoded(_rows(found.tokens, at), _rows(found.logprobs, at), _at(found.scores, at))
 
 
