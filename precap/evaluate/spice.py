@@ -1,4 +1,4 @@
-"""SPICE (Anderson et al., ECCV 2016) through its jar, which needs Stanford CoreNLP 3.6.0 beside it."""
+"""SPICE (Anderson et al., ECCV 2016) through its jar; needs Stanford CoreNLP 3.6.0 beside it."""
 
 from collections.abc import Sequence
 
