@@ -80,12 +80,7 @@ class Grid:
         pixels = self.pixels.tensor([one["pixels"] for one in batch], self.device)
         with _compute.forwarding(self.setting, self.device):
             tokens, pooled = self._forward(pixels)
-        storage = self.setting.storage
-        fields = {
-            "tokens": _compute.rows(tokens, storage),
-            "pooled": _compute.rows(pooled, storage),
-        }
-        return [*_compute.split(fields)]
+        return _compute.features({"tokens": tokens, "pooled": pooled}, self.setting)
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         found = self.network.forward_features(pixels)  # type: ignore[operator]
