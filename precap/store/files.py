@@ -1,6 +1,7 @@
 """Durable files: a commit opens, writes, fsyncs and renames only here and in ``atomic``."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,9 @@ def create_exclusively(path: Path, data: bytes) -> bool:
 
 def discard(path: Path) -> None:
     """Remove a file or folder; a folder is renamed first, so that no half of it is ever seen."""
-    import shutil
-
     if path.is_dir():
         doomed = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.partial")
-        os.replace(path, doomed)
+        path.replace(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -36,6 +36,9 @@ class Table:
     def __len__(self) -> int:
         return len(self.hashes)
 
+    def __bool__(self) -> bool:
+        return True
+
     @staticmethod
     def of_plan(plan: Plan) -> "Table":
         """A table of all planned ids."""
@@ -67,6 +70,21 @@ class Table:
             absent = np.flatnonzero(self.find(batch) < 0).tolist()
             found += [batch[number] for number in absent]
         return found
+
+    def same(self, other: "Table") -> bool:
+        """Whether two tables hold the same."""
+        mine, theirs = (
+            (self.hashes, self.order, self.starts),
+            (other.hashes, other.order, other.starts),
+        )
+        return all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+    def duplicates(self) -> Iterator[str]:
+        """Ids that are there more than once."""
+        for slot in np.flatnonzero(self.hashes[1:] == self.hashes[:-1]).tolist():
+            image = self.id(int(self.order[slot]))
+            if image == self.id(int(self.order[slot + 1])):
+                yield image
 
     def id(self, position: int) -> str:
         """The id at a position."""
@@ -115,12 +133,12 @@ def _build(plan: Plan, shards: Iterable[tuple[int, Sequence[int]]]) -> Table:
 
 def open_table(path: Path, plan: Plan, ledger: Ledger) -> Table:
     """The table of all ok ids, from the file ``index`` when that is fresh; else built and kept."""
-    state = _state(plan, ledger)
-    table = _load(path / "index", plan, state)
-    if table is None:
-        table = Table.of_ok(plan, ledger)
-        _save(path / "index", table, state)
-    return table
+    return load_if_fresh(path, plan, ledger) or rebuild(path, plan, ledger)
+
+
+def load_if_fresh(path: Path, plan: Plan, ledger: Ledger) -> Table | None:
+    """The table of the file ``index``; None when there is none or it is of another state."""
+    return _load(path / "index", plan, _state(plan, ledger))
 
 
 def rebuild(path: Path, plan: Plan, ledger: Ledger) -> Table:
@@ -152,7 +170,7 @@ def _load(file: Path, plan: Plan, state: str) -> Table | None:
 
 def _save(file: Path, table: Table, state: str) -> None:
     """Keep the table for the next opening; a folder that cannot be written is no error."""
-    payload = [np.ascontiguousarray(a).data for a in (table.hashes, table.order, table.starts)]
+    payload = [np.ascontiguousarray(a).tobytes() for a in (table.hashes, table.order, table.starts)]
     header = json.dumps({"state": state, "count": len(table)}).encode().ljust(_HEADER)
     try:
         with atomic.replacing(file) as partial, partial.open("wb") as handle:

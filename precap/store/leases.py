@@ -44,6 +44,15 @@ class Leases:
         self._beat()
         return True
 
+    def live(self) -> list[str]:
+        """Who holds a lease that is not stale, for a message."""
+        shards = sorted({int(path.stem) for path in self._folder.glob("[0-9]*.*")})
+        latest = [self._files(shard)[-1:] for shard in shards]
+        held = [
+            shard for shard, f in zip(shards, latest, strict=True) if f and not self._is_stale(*f)
+        ]
+        return [self.holder(shard) for shard in held]
+
     def holds(self, shard: int) -> bool:
         """Whether this process still has the lease (it may have slept and lost it)."""
         mine = self._held.get(shard)
@@ -129,9 +138,10 @@ def _space() -> str:
 
 
 def _started(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 when it does not run."""
+    """When a process started, in clock ticks since boot; 0 when it does not run (any more)."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return 0 if state in "ZX" else int(rest[18])
     except (OSError, ValueError, IndexError):
         return 0
 

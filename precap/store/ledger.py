@@ -68,6 +68,7 @@ class Ledger:
         self.path = path / "ledger"
         self.records: dict[int, ShardRecord] = {}
         self.bad: list[BadLine] = []
+        self.sums: dict[int, list[str]] = {}  # every line of a shard, superseded ones included
         self._void: set[str] = set()
         self._read: dict[str, tuple[int, int]] = {}  # file name -> bytes, lines read
         self.refresh()
@@ -80,6 +81,8 @@ class Ledger:
         found: list[ShardRecord] = []
         for file in sorted(self.path.glob("*.jsonl")):
             found += self._read_file(file)
+        for record in found:
+            self.sums.setdefault(record.shard, []).append(record.sum)
         known = [*self.records.values(), *found]
         self.records = _union(known, self._void)
 
@@ -98,13 +101,14 @@ class Ledger:
         found = []
         for line in lines:
             number += 1
-            found += self._parse(file, number, line + b"\n", torn=False)
+            found += self._parse(file, number, line + b"\n")
         self._read[file.name] = (offset + len(data) - len(tail), number)
         if tail:
-            self.bad.append(BadLine(file, number + 1, True, "the line has no end"))
+            torn = not _is_whole(tail[:-1])  # else it has an end, but one that was changed
+            self.bad.append(BadLine(file, number + 1, torn, "the line has no end"))
         return found
 
-    def _parse(self, file: Path, number: int, line: bytes, torn: bool) -> list[ShardRecord]:
+    def _parse(self, file: Path, number: int, line: bytes) -> list[ShardRecord]:
         try:
             values = sealed.unseal(line)
             if "void" in values:
@@ -112,8 +116,15 @@ class Ledger:
                 return []
             return [ShardRecord.from_json(values)]
         except (ValueError, TypeError, KeyError) as error:
-            self.bad.append(BadLine(file, number, torn, str(error)))
+            self.bad.append(BadLine(file, number, False, str(error)))
             return []
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return bool(sealed.unseal(line + b"\n"))
+    except ValueError:
+        return False
 
 
 def _union(records: list[ShardRecord], void: set[str]) -> dict[int, ShardRecord]:

@@ -51,7 +51,7 @@ def row_digest(image: str, stored: Iterable[NDArray[Any]]) -> int:
     state = xxhash.xxh3_64(image.encode())
     for array in stored:
         state.update(str(array.shape).encode())
-        state.update(array.reshape(-1).view(np.uint8))
+        state.update(array.reshape(-1).view(np.uint8).data)
     return state.intdigest()
 
 

@@ -50,6 +50,7 @@ class Plan:
     """All generations of the store at ``path``, as they were when this was made."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.generations: list[Generation] = []
         for number in range(10**6):
             file = path / "plan" / f"{number:03d}.txt"
@@ -57,6 +58,11 @@ class Plan:
                 break
             self.generations.append(_load(file))
         self._firsts = [generation.first for generation in self.generations]
+
+    def latest(self) -> "Plan":
+        """This plan, or a new one when generations have been added since."""
+        following = self.path / "plan" / f"{len(self.generations):03d}.txt"
+        return Plan(self.path) if following.exists() else self
 
     @property
     def shards(self) -> int:

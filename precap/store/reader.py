@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precap.errors import ConfigError, StoreError
-from precap.store import index, manifest, schema
+from precap.store import identity, index, schema
 from precap.store.ledger import Ledger
 from precap.store.plan import Plan
 from precap.store.sources import Sources
@@ -36,10 +36,10 @@ class Store:
 
     def __init__(self, path: Path, spec: FeatureSpec | None = None) -> None:
         self.path = path
-        self.manifest = manifest.load(path)
-        self.spec = self.manifest.spec
+        self.identity = identity.load(path)
+        self.spec = self.identity.spec
         if spec is not None and spec.fingerprint != self.spec.fingerprint:
-            raise manifest.mismatch(path, schema.difference(self.spec, spec))
+            raise identity.mismatch(path, schema.difference(self.spec, spec))
         self._plan = Plan(path)
         self._ledger = Ledger(path)
         _refuse_damage(self._ledger)
@@ -47,7 +47,7 @@ class Store:
         self._firsts = np.cumsum([0, *(record.ok for record in self._records)])
         self._table = index.open_table(path, self._plan, self._ledger)
         self._absent: dict[str, Outcome] | None = None
-        self._sources = Sources(path, self.manifest)
+        self._sources = Sources(path, self.identity)
         self.ids: Sequence[str] = index.Ids(self._table, self._plan, self._ledger)
 
     def __len__(self) -> int:
@@ -94,6 +94,25 @@ class Store:
         """The arrays of one image, copies."""
         batch = self.read_many([image], view=view)
         return {name: rows.array[0] for name, rows in batch.items()}
+
+    def read_views(self, image: str) -> dict[str, Any]:
+        """All views of one image, as a writer takes them: with a views axis if there are several
+        (a list of arrays for ragged fields)."""
+        views = self.spec.views
+        if views == 1:
+            return dict(self.read(image))
+        batch = [self.read(image, view) for view in range(views)]
+        return {
+            field.name: parts if field.ragged else np.stack(parts)
+            for field in self.spec.fields
+            if (parts := [one[field.name] for one in batch])
+        }
+
+    def lengths(self, name: str) -> NDArray[np.int64]:
+        """Rows per image (and view) of a ragged field, in the order of ``ids``."""
+        field = self._field(name)
+        parts = [np.diff(self._sources.offsets(record, field)) for record in self._records]
+        return np.concatenate([np.empty(0, np.int64), *parts])
 
     def read_many(
         self,

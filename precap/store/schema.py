@@ -146,5 +146,12 @@ def _quantise(target: NDArray[Any], source: NDArray[Any], scale: NDArray[Any]) -
         peak = np.abs(values).max(axis=-1, initial=0.0)  # (...)
     if not finite(np.atleast_1d(peak)):
         _refuse(source)
-    scale[...] = np.where(peak > 0, peak / np.float32(127), np.float32(1))
+    scale[...] = np.where(peak > 0, _round_up(peak / np.float32(127)), np.float32(1))
     target[...] = np.clip(np.rint(values / scale[..., None]), -127, 127)
+
+
+def _round_up(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The next float32 with 16 bits of mantissa: int8 * scale is then exact, and quantising the
+    product again gives the same bytes."""
+    bits = np.ascontiguousarray(scale, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0xFF)) & np.uint32(0xFFFFFF00)).view(np.float32)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from precap import plugins
 from precap.errors import StoreError
 from precap.store import backends
+from precap.store.identity import Identity
 from precap.store.ledger import ShardRecord
-from precap.store.manifest import Manifest
 from precap.types import Field
 
 Piece = tuple[NDArray[Any], NDArray[Any] | None]
@@ -27,12 +27,12 @@ class Sources:
     opened again when the process id has changed.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self._path, self._manifest = path, manifest
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self._path, self._identity = path, identity
         self._open: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._pid = os.getpid()
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._limit = max(8, (soft - 128) // (2 * (1 + 3 * len(manifest.spec.fields))))
+        self._limit = max(8, (soft - 128) // (2 * (1 + 3 * len(identity.spec.fields))))
 
     def rows(self, record: ShardRecord, field: Field, cell: int) -> Piece:
         """One image's rows of a field (cell = row * views + view), and their scales if int8."""
@@ -43,6 +43,10 @@ class Sources:
         offsets = arrays[f"offsets/{field.name}"]
         start, stop = offsets[cell : cell + 2].tolist()
         return rows[start:stop], None if scales is None else scales[start:stop]
+
+    def offsets(self, record: ShardRecord, field: Field) -> NDArray[np.int64]:
+        """Where each image (and view) of a ragged field begins in the shard, and the end."""
+        return np.asarray(self._arrays(record)[f"offsets/{field.name}"][...])
 
     def _arrays(self, record: ShardRecord) -> dict[str, Any]:
         if self._pid != os.getpid():
@@ -74,7 +78,7 @@ class Sources:
             if 0 in shape:
                 array: Any = np.empty(shape, dtype)
             elif offset is None:
-                opened = opened or plugins.load(backends, self._manifest.format)().open(path)
+                opened = opened or plugins.load(backends, self._identity.format)().open(path)
                 array = opened.array(name)
             else:
                 if file not in maps:
@@ -87,8 +91,8 @@ class Sources:
     def _by_cell(self, name: str, array: Any) -> Any:
         """Fold the views axis of a fixed field into the image axis."""
         kind, _, field = name.partition("/")
-        views = self._manifest.spec.views
-        ragged = {f.name: f.ragged for f in self._manifest.spec.fields}
+        views = self._identity.spec.views
+        ragged = {f.name: f.ragged for f in self._identity.spec.fields}
         if views > 1 and kind in ("fields", "scales") and not ragged[field]:
             if isinstance(array, np.ndarray):
                 return array.reshape(array.shape[0] * views, *array.shape[2:])

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from precap import plugins
 from precap.errors import ConfigError, LockedError, StoreError
-from precap.store import backends, files, ledger, manifest, schema
+from precap.store import backends, files, identity, ledger, schema
 from precap.store.backends.contract import Content, Image
 from precap.store.leases import Leases
 from precap.store.ledger import ShardRecord
@@ -31,7 +31,7 @@ def create(
     by field what differs when the store there was made by another configuration.
     """
     plugins.load(backends, format)
-    manifest.create(path, manifest.Manifest(spec, format, compression, provenance))
+    identity.create(path, identity.Identity(spec, format, compression, provenance))
 
 
 class Writer:
@@ -44,9 +44,9 @@ class Writer:
         if part is not None and not 1 <= part[0] <= part[1]:
             raise ConfigError(f"--part {part[0]}/{part[1]} must be between 1/n and n/n.")
         self.path = path
-        self.manifest = manifest.load(path)
-        self.spec = self.manifest.spec
-        self._backend = plugins.load(backends, self.manifest.format)()
+        self.identity = identity.load(path)
+        self.spec = self.identity.spec
+        self._backend = plugins.load(backends, self.identity.format)()
         self._part = part or (1, 1)
         self._plan = Plan(path)
         self._ledger = ledger.Ledger(path)
@@ -72,6 +72,7 @@ class Writer:
 
     def remaining(self) -> list[int]:
         """Numbers of the planned shards of this part that nobody has committed yet."""
+        self._plan = self._plan.latest()
         self._ledger.refresh()
         part, parts = self._part
         done = self._ledger.records
@@ -146,7 +147,7 @@ class Writer:
             "absent": [json_line(values) for values in absent],
         }
         attributes = {
-            "precap": manifest.VERSION,
+            "precap": identity.VERSION,
             "shard": shard,
             "fingerprint": self.spec.fingerprint,
             "spec": self.spec.as_json(),
@@ -156,7 +157,7 @@ class Writer:
     def _publish(
         self, shard: int, ids: list[str], final: list[Outcome], content: Content
     ) -> ShardRecord:
-        image: Image = self._backend.build(content, self.manifest.compression)
+        image: Image = self._backend.build(content, self.identity.compression)
         name = f"shards/{shard:06d}{self._backend.suffix}"
         if not self._leases.holds(shard):
             raise LockedError(

@@ -37,6 +37,11 @@ class Content:
     attributes: Mapping[str, Any]
 
 
+def packed_rows(content: Content, name: str) -> int:
+    """Rows per compressed chunk: one image of a fixed field, 16 rows of a ragged one."""
+    return 16 if name.replace("fields/", "offsets/") in content.arrays else 1
+
+
 @dataclass(frozen=True)
 class Image:
     """A shard built in memory: its files, as pieces to write, and where its arrays will lie.

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from precap.store.backends.contract import Compression, Content, Extent, Image, Piece
+from precap.store.backends.contract import Compression, Content, Extent, Image, Piece, packed_rows
 
 _ALIGN_ABOVE, _ALIGN = 65536, 4096  # large datasets start on a page: friendlier to memory maps
 
@@ -32,7 +32,7 @@ class Hdf5Shard:
                 _write_texts(file, name, list(content.texts[name]))
             for name, array in sorted(content.arrays.items()):
                 if compression != "none" and name.startswith("fields/") and array.size:
-                    _write_compressed(file, name, array, compression)
+                    _write_compressed(file, name, array, packed_rows(content, name), compression)
                 elif array.size == 0:
                     file.create_dataset(name, data=array, track_times=False)
                 else:
@@ -119,12 +119,12 @@ def _write_texts(file: h5py.File, name: str, values: list[str]) -> None:
 
 
 def _write_compressed(
-    file: h5py.File, name: str, array: NDArray[Any], compression: Compression
+    file: h5py.File, name: str, array: NDArray[Any], rows: int, compression: Compression
 ) -> None:
     import hdf5plugin
 
     filters: dict[str, Any] = {"zstd": hdf5plugin.Zstd(), "blosc": hdf5plugin.Blosc("lz4")}
-    chunk = (1, *array.shape[1:])
+    chunk = (min(rows, len(array)), *array.shape[1:])
     file.create_dataset(
         name, data=array, chunks=chunk, compression=filters[compression], track_times=False
     )

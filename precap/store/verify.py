@@ -1,0 +1,165 @@
+"""Is everything there that the ledger says, byte for byte? And if not: queue it again."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from precap import atomic
+from precap.errors import LockedError, StoreError
+from precap.store import deep, files, identity, sealed
+from precap.store.index import Table, load_if_fresh
+from precap.store.leases import Leases
+from precap.store.ledger import Ledger, LedgerWriter, ShardRecord, stamp
+from precap.store.plan import Plan
+from precap.store.report import Finding, Repaired, Report, Severity
+
+
+def verify(path: Path, full: bool = True) -> Report:
+    """Check the store at ``path``: with ``full`` every byte by digest, else presence and sizes."""
+    begun = time.monotonic()
+    report = Report(path, full)
+    report.findings += _check(path, full, report)
+    report.seconds = round(time.monotonic() - begun, 3)
+    return report
+
+
+def _check(path: Path, full: bool, report: Report) -> Iterator[Finding]:
+    try:
+        mine = identity.load(path)
+        plan = Plan(path)
+    except StoreError as error:
+        kind = "manifest" if "store.json" in str(error) else "plan"
+        yield Finding("damage", kind, "store.json" if kind == "manifest" else "plan", str(error))
+        return
+    yield from _check_plan(path, plan, full)
+    ledger = Ledger(path)
+    yield from _check_ledger(ledger)
+    report.remaining = len(set(range(plan.shards)) - ledger.records.keys())
+    for record in ledger.records.values():
+        report.shards += 1
+        report.images += record.ok
+        report.bytes += record.bytes
+        yield from _check_shard(path, record, plan, mine, full)
+    yield from _check_strays(path, ledger)
+    if full:
+        yield from _check_index(path, plan, ledger)
+
+
+def _check_plan(path: Path, plan: Plan, full: bool) -> Iterator[Finding]:
+    known = {generation.path for generation in plan.generations}
+    for file in sorted((path / "plan").glob("[!.]*.txt")):
+        if file not in known:
+            name = f"plan/{file.name}"
+            yield Finding("damage", "plan", name, "an earlier generation of the plan is missing")
+    for generation in plan.generations if full else ():
+        if files.digest(generation.text[generation.begin :]) != generation.digest:
+            name = f"plan/{generation.path.name}"
+            yield Finding("damage", "plan", name, "its ids have changed; restore it from a copy")
+
+
+def _check_ledger(ledger: Ledger) -> Iterator[Finding]:
+    for bad in ledger.bad:
+        severity: Severity = "residue" if bad.torn else "damage"
+        kind = "torn" if bad.torn else "ledger"
+        yield Finding(severity, kind, f"ledger/{bad.path.name}", f"line {bad.number}: {bad.why}")
+
+
+def _check_shard(
+    path: Path, record: ShardRecord, plan: Plan, mine: identity.Identity, full: bool
+) -> Iterator[Finding]:
+    def damage(kind: str, detail: str, images: tuple[str, ...] = ()) -> Finding:
+        return Finding("damage", kind, record.file, detail, record.shard, images)
+
+    file = path / record.file
+    if record.shard >= plan.shards:
+        yield damage("plan", f"shard {record.shard} is committed but not in the plan")
+        return
+    if not file.exists():
+        yield damage("missing", "the file is gone")
+        return
+    size = files.size_of(file)
+    if size != record.bytes:
+        yield damage("size", f"{size} bytes, should be {record.bytes}")
+    elif full and files.digest_of(file)[0] != record.digest:
+        images = deep.changed_images(file, record, plan, mine)
+        yield damage("changed", "the digest does not match", images)
+    elif full:
+        yield from (damage("layout", why) for why in deep.disagreements(file, record, plan, mine))
+
+
+def _check_strays(path: Path, ledger: Ledger) -> Iterator[Finding]:
+    committed = {path / record.file for record in ledger.records.values()}
+    for file in sorted((path / "shards").iterdir()):
+        if file not in committed:
+            unfinished = file.name.endswith(".partial")
+            kind = "partial" if unfinished else "uncommitted"
+            detail = "left by a crash" if unfinished else "a shard file without a ledger line"
+            yield Finding("residue", kind, f"shards/{file.name}", detail)
+
+
+def _check_index(path: Path, plan: Plan, ledger: Ledger) -> Iterator[Finding]:
+    kept = load_if_fresh(path, plan, ledger)
+    table = _attempt(lambda: Table.of_ok(plan, ledger))
+    if table is None:
+        return
+    if kept is not None and not kept.same(table):
+        yield Finding("damage", "index", "index", "it does not match; it will be built anew")
+    for image in table.duplicates():
+        yield Finding("damage", "duplicate", "ledger", f"image {image!r} was committed twice")
+
+
+def _attempt(make: Callable[[], Table]) -> Table | None:
+    try:
+        return make()
+    except (StoreError, ValueError, IndexError):
+        return None  # the damage that causes this is among the findings already
+
+
+def repair(path: Path) -> Repaired:
+    """Queue exactly the damaged shards again and clear what crashes left behind.
+
+    LockedError while another process writes to the store.
+    """
+    live = Leases(path).live()
+    if live:
+        raise LockedError(f"{path} is being written to ({live[0]}). Repair it when that is done.")
+    done = Repaired(path)
+    findings = verify(path, full=True).findings
+    ledger = Ledger(path)
+    _requeue(path, ledger, findings, done)
+    for name in sorted({f.path for f in findings if f.kind in ("ledger", "torn")}):
+        _cut(path / name, ledger)
+        done.mended.append(name)
+    for finding in findings:
+        if finding.kind in ("partial", "uncommitted", "index"):
+            files.discard(path / finding.path)
+            done.removed.append(finding.path)
+    beyond = ("manifest", "plan", "duplicate")
+    done.beyond = [f for f in findings if f.kind in beyond and f.severity == "damage"]
+    return done
+
+
+def _requeue(path: Path, ledger: Ledger, findings: list[Finding], done: Repaired) -> None:
+    kinds = ("missing", "size", "changed", "layout")
+    shards = sorted({f.shard for f in findings if f.kind in kinds and f.shard is not None})
+    if not shards:
+        return
+    lines = LedgerWriter(path)
+    lines.append({"void": [s for shard in shards for s in ledger.sums[shard]], **stamp()})
+    lines.close()
+    for shard in shards:
+        files.discard(path / ledger.records[shard].file)
+    done.requeued = shards
+    done.images = sum(ledger.records[shard].ok for shard in shards)
+
+
+def _cut(file: Path, ledger: Ledger) -> None:
+    """Keep the whole lines of a ledger file whose writer is gone."""
+    kept = []
+    for line in file.read_bytes().splitlines(keepends=True):
+        try:
+            sealed.unseal(line)
+        except ValueError:
+            continue
+        kept.append(line)
+    atomic.write_bytes(file, b"".join(kept))
