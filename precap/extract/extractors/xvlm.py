@@ -144,12 +144,12 @@ def resized_table(table: Tensor, window: int) -> Tensor:
 
 def _positions(source: int, target: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """``source`` offsets 0, +-1, +-(1 + q), ... with q such that the last is ``target // 2``."""
-    low, high = 1.01, 1.5
+    low, high, ratio = 1.01, 1.5, 1.255
     while high - low > 1e-6:
         ratio = (low + high) / 2
         reached = (1 - ratio ** (source // 2)) / (1 - ratio)
         low, high = (low, ratio) if reached > target // 2 else (ratio, high)
-    steps = np.cumsum(((low + high) / 2) ** np.arange(source // 2))
+    steps = np.cumsum(ratio ** np.arange(source // 2))  # the last ratio tried, as published
     return np.concatenate([-steps[::-1], [0.0], steps])
 
 
