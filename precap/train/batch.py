@@ -47,3 +47,30 @@ def floats(batch: Batch, dtype: torch.dtype = torch.float32) -> Batch:
     """The same batch with stored float16 features cast, on the device where they already are."""
     cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.features.items()}
     return replace(batch, features=cast)
+
+
+def parts(batch: Batch, count: int) -> list[Batch]:
+    """``batch`` cut along its images into at most ``count`` nearly equal parts."""
+    if count <= 1:
+        return [batch]
+    cuts = [c for c in torch.arange(len(batch.ids)).tensor_split(count) if len(c)]
+    return [_slice(batch, int(c[0]), int(c[-1]) + 1) for c in cuts]
+
+
+def _slice(batch: Batch, start: int, stop: int) -> Batch:
+    return Batch(
+        batch.ids[start:stop],
+        {k: v[start:stop] for k, v in batch.features.items()},
+        {k: v[start:stop] for k, v in batch.masks.items()},
+        batch.tokens[start:stop],
+    )
+
+
+def pinned(batch: Batch) -> Batch:
+    """The same batch in page-locked memory, from which copies to a GPU overlap with compute."""
+    return Batch(
+        batch.ids,
+        {k: v if v.is_cuda else v.pin_memory() for k, v in batch.features.items()},
+        {k: v if v.is_cuda else v.pin_memory() for k, v in batch.masks.items()},
+        batch.tokens.pin_memory(),
+    )
