@@ -1,0 +1,1 @@
+"""One file per export format; the file name is what ``--to`` takes."""
