@@ -1,9 +1,9 @@
-"""Configuration: frozen pydantic dataclasses, YAML recipes, ``--set key=value``; strict about names."""
+"""Configuration: frozen pydantic dataclasses, YAML recipes, ``--set key=value``; strict names."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -14,12 +14,19 @@ from precap.plugins import guess
 
 T = TypeVar("T")
 
-#: Decorator for every Config in precap: frozen, unknown keys refused, values checked and coerced.
-frozen = _dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+_STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def frozen(kind: type[T]) -> type[T]:
+    """Decorator for every Config: frozen, unknown keys refused, values checked and coerced."""
+    made: Any = _dataclass(frozen=True, config=_STRICT)(kind)
+    strict: type[T] = made
+    return strict
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "the options") -> T:
-    """Make a Config of ``kind`` from plain values; ConfigError with a suggestion for a wrong one."""
+    """Make a Config of ``kind`` from plain values; ConfigError, with a suggestion, if wrong."""
     known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:

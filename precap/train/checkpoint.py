@@ -50,7 +50,7 @@ def unique(head: nn.Module) -> Tensors:
 def random_state() -> Tensors:
     """The states of torch's random generators."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 

@@ -97,7 +97,8 @@ class Frequencies:
         """ln(documents / occurrences); an n-gram never seen counts as seen once."""
         at = self.table.find(0, keys)
         seen = np.where(at >= 0, self.counts[at], 1) if len(self.counts) else np.ones(len(keys))
-        return np.log(float(self.documents)) - np.log(np.maximum(1.0, seen))
+        idf: Floats = np.log(float(self.documents)) - np.log(np.maximum(1.0, seen))
+        return idf
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ class CiderD:
         clipped = np.minimum(grams.count[hit][:, None], theirs)  # (h, R)
         cider = self._cider(images, grams.length, norms, (row, order, idf[hit], clipped, theirs))
         cell = order * len(images) + row
-        correct = np.bincount(cell, clipped.max(1, initial=0), ORDERS * len(images))
+        best = clipped.max(1, initial=0).astype(np.float64)
+        correct: Floats = np.bincount(cell, best, ORDERS * len(images))
         return Rewards(cider, self._bleu(images, grams.length, correct.reshape(ORDERS, -1)))
 
     def _cider(
@@ -199,7 +201,8 @@ class CiderD:
         gap = np.where(absent, 1 << 40, np.abs(lengths - length[:, None]) * (1 << 20) + lengths)
         closest = np.take_along_axis(lengths, gap.argmin(1)[:, None], 1)[:, 0]
         ratio = (length + tiny) / (closest + small)
-        return np.where(ratio < 1, score * np.exp(1 - 1 / ratio), score)
+        bleu: Floats = np.where(ratio < 1, score * np.exp(1 - 1 / ratio), score)
+        return bleu
 
 
 def as_table(sequences: Iterable[Sequence[int]]) -> Ints:

@@ -43,7 +43,7 @@ class Ranks:
         grads = [p.grad for p in head.parameters() if p.requires_grad and p.grad is not None]
         flat = torch.cat([g.flatten() for g in grads])
         self.add(flat)
-        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        for grad, part in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
     def collect(self, value: Any) -> list[Any]:

@@ -19,7 +19,7 @@ class Journal:
             lines = _until(self.path.read_text("utf-8").splitlines(), step)
             atomic.write_text(self.path, "".join(line + "\n" for line in lines))
         self.file = self.path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(path), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(path), purge_step=step + 1)
 
     def add(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """One line, and a curve per number."""
@@ -27,12 +27,12 @@ class Journal:
         self.file.flush()
         for name, value in values.items():
             if isinstance(value, int | float):
-                self.board.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+                self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Write everything out."""
         self.file.close()
-        self.board.close()  # type: ignore[no-untyped-call]
+        self.board.close()
 
 
 def _until(lines: list[str], step: int) -> list[str]:

@@ -169,7 +169,7 @@ class Run:
         self, stores: Mapping[str, StoreLike], captions: Mapping[str, str]
     ) -> dict[str, tuple[list[str], dict[str, Tensor]]]:
         """For heat maps: id -> (its words and the end, role -> (words, N) weights on the CPU)."""
-        found = {}
+        found: dict[str, tuple[list[str], dict[str, Tensor]]] = {}
         given = {image: [text] for image, text in captions.items()}
         for batch in self.batches(stores, list(captions), 16, given):
             found |= self._attend(batch, captions)

@@ -179,7 +179,7 @@ class Trainer:
             loss = summed / weight
             if extra is not None:
                 loss = loss + extra * (len(share.batch.ids) / images)
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             lost += loss.detach()
         self.check(lost)
         self.touched = True

@@ -125,8 +125,8 @@ class Transformer(nn.Module):
         """Encode once per image; keep each decoder layer's keys and values."""
         x, mask = self._rows(features, masks)
         see = seen(mask)
-        for layer in self.encoder:
-            x = layer(x, see)
+        for encode in self.encoder:
+            x = encode(x, see)
         x = self.encoded(x)
         sizes = [features[r].shape[1] if features[r].dim() == 3 else 1 for r in self.roles]
         memory: Memory = {"sizes": torch.tensor(sizes).expand(len(x), -1)}
