@@ -75,7 +75,7 @@ def size_of(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if not p.is_dir())
 
 
-def create_exclusively(path: Path, data: bytes) -> bool:
+def create_exclusively(path: Path, data: bytes, *, durable: bool = True) -> bool:
     """Create ``path`` with ``data``, absent or complete; False when it exists already.
 
     A hard link is the one creation that is both exclusive and complete on every file system.
@@ -84,9 +84,11 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     with explained(path, "create"):
         try:
             write_new(partial, [(0, data)], len(data))
-            sync(partial)
+            if durable:
+                sync(partial)
             os.link(partial, path)
-            sync(path.parent)
+            if durable:
+                sync(path.parent)
         except FileExistsError:
             return False
         finally:

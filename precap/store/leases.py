@@ -36,7 +36,7 @@ class Leases:
             return False
         number = int(taken[-1].suffix[1:]) + 1 if taken else 0
         mine = self._folder / f"{shard:06d}.{number}"
-        if not files.create_exclusively(mine, json.dumps(identity()).encode()):
+        if not files.create_exclusively(mine, json.dumps(identity()).encode(), durable=False):
             return False
         for old in taken:
             old.unlink(missing_ok=True)

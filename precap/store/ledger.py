@@ -68,7 +68,7 @@ class Ledger:
         self.path = path / "ledger"
         self.records: dict[int, ShardRecord] = {}
         self.bad: list[BadLine] = []
-        self.sums: dict[int, list[str]] = {}  # every line of a shard, superseded ones included
+        self.lines: dict[int, list[ShardRecord]] = {}  # per shard every line, void ones included
         self._void: set[str] = set()
         self._read: dict[str, tuple[int, int]] = {}  # file name -> bytes, lines read
         self.refresh()
@@ -78,13 +78,21 @@ class Ledger:
         if not self.path.is_dir():
             return
         self.bad = [line for line in self.bad if not line.torn]
-        found: list[ShardRecord] = []
+        voided = len(self._void)
+        changed: set[int] = set()
         for file in sorted(self.path.glob("*.jsonl")):
-            found += self._read_file(file)
-        for record in found:
-            self.sums.setdefault(record.shard, []).append(record.sum)
-        known = [*self.records.values(), *found]
-        self.records = _union(known, self._void)
+            for record in self._read_file(file):
+                self.lines.setdefault(record.shard, []).append(record)
+                changed.add(record.shard)
+        for shard in changed if len(self._void) == voided else self.lines:
+            self._settle(shard)
+
+    def _settle(self, shard: int) -> None:
+        """One record per shard, the latest; a shard is deterministic, so two of them are equal."""
+        valid = [record for record in self.lines[shard] if record.sum not in self._void]
+        self.records.pop(shard, None)
+        if valid:
+            self.records[shard] = max(valid, key=lambda record: (record.time, record.sum))
 
     @property
     def state(self) -> dict[str, int]:
@@ -93,6 +101,8 @@ class Ledger:
 
     def _read_file(self, file: Path) -> list[ShardRecord]:
         offset, number = self._read.get(file.name, (0, 0))
+        if file.stat().st_size == offset:
+            return []
         with file.open("rb") as handle:
             handle.seek(offset)
             data = handle.read()
@@ -125,12 +135,6 @@ def _is_whole(line: bytes) -> bool:
         return bool(sealed.unseal(line + b"\n"))
     except ValueError:
         return False
-
-
-def _union(records: list[ShardRecord], void: set[str]) -> dict[int, ShardRecord]:
-    """One record per shard, the latest; a shard is deterministic, so two of them are equal."""
-    records = [record for record in records if record.sum not in void]
-    return {r.shard: r for r in sorted(records, key=lambda r: (r.shard, r.time, r.sum))}
 
 
 class LedgerWriter:

@@ -145,7 +145,9 @@ def _requeue(path: Path, ledger: Ledger, findings: list[Finding], done: Repaired
     if not shards:
         return
     lines = LedgerWriter(path)
-    lines.append({"void": [s for shard in shards for s in ledger.sums[shard]], **stamp()})
+    lines.append(
+        {"void": [line.sum for shard in shards for line in ledger.lines[shard]], **stamp()}
+    )
     lines.close()
     for shard in shards:
         files.discard(path / ledger.records[shard].file)

@@ -1,5 +1,7 @@
 """Writing a store: claim a shard, compute it, commit it; what was committed stays."""
 
+import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -193,8 +195,20 @@ def _layout(content: Content, image: Image) -> dict[str, Any]:
     return found
 
 
+_shared: dict[tuple[int, Path], Writer] = {}
+
+
+def shared(path: Path) -> Writer:
+    """This process's writer of the store at ``path``, made once: for tasks that come one by one.
+
+    Never close it: what it holds ends with the process.
+    """
+    key = (os.getpid(), path)
+    if key not in _shared:
+        _shared[key] = Writer(path)
+    return _shared[key]
+
+
 def json_line(values: Sequence[str]) -> str:
     """A list of texts as compact JSON."""
-    import json
-
     return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
