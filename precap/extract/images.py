@@ -25,7 +25,7 @@ from precap.errors import ImageError
 
 #: The decode path: enters the fingerprint, changes when the pixels of some file would change.
 DECODE = "pillow-1"
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 #: Larger pictures are refused before they are decoded (Pillow's own warning level).
 MAX_PIXELS = 89_478_485
 REASONS = ("missing", "unreadable", "empty", "not-an-image", "truncated", "corrupt", "too-large")
@@ -40,7 +40,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_CUT_SHORT = ("truncated", "broken data stream", "unexpected end", "eof")
+_CUT_SHORT = ("truncated", "unexpected end", "eof")
 
 
 @dataclass(frozen=True, slots=True)

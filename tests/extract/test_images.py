@@ -1,0 +1,77 @@
+"""Decoding: a documented result for every kind of file."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from precap.errors import ImageError
+from precap.extract import images
+from tests.extract import pictures
+
+
+def test_the_corpus_is_large_and_every_kind_has_an_expectation() -> None:
+    assert len(pictures.KINDS) >= 30
+    assert pictures.EXPECTED.keys() == pictures.KINDS.keys()
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's remark; the result is checked
+@pytest.mark.parametrize("kind", pictures.KINDS)
+def test_every_kind_has_its_documented_result(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture{pictures.suffix(kind)}"
+    path.write_bytes(pictures.KINDS[kind]())
+    expected = pictures.EXPECTED[kind]
+    if isinstance(expected, str):
+        with pytest.raises(ImageError) as caught:
+            images.read(path)
+        assert caught.value.reason == expected
+        assert caught.value.reason in images.REASONS
+        return
+    found = images.read(path)
+    size, corner = expected
+    assert (found.image.mode, found.image.size) == ("RGB", size)
+    np.testing.assert_allclose(np.asarray(found.image)[0, 0], corner, atol=6)
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = images.decode(pictures.oriented(orientation))
+    difference = np.abs(np.asarray(upright, int) - np.asarray(pictures.scene(), int))
+    assert upright.size == (pictures.WIDTH, pictures.HEIGHT)
+    assert np.median(difference) <= 3
+
+
+def test_sixteen_bit_samples_keep_their_order() -> None:
+    ramp = np.linspace(0, 65535, 512).astype(np.uint16).reshape(16, 32)
+    grey = np.asarray(images.decode(pictures.saved(Image.fromarray(ramp), "PNG")))[..., 0]
+    assert np.abs(grey.astype(float) - ramp / 257).max() <= 0.5
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "gone.jpg", "missing"), (tmp_path, "unreadable")):
+        with pytest.raises(ImageError) as caught:
+            images.read(path)
+        assert caught.value.reason == reason
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "webp", "tiff", "bmp"])
+def test_damaged_bytes_never_crash(kind: str) -> None:
+    data = pictures.KINDS[kind]()
+    draw = np.random.default_rng(5)
+    for _ in range(60):
+        hurt = bytearray(data)
+        for place in draw.integers(0, len(hurt), 4):
+            hurt[place] = draw.integers(256)
+        assert _result(bytes(hurt)) in ("RGB", *images.REASONS)
+
+
+def _result(data: bytes) -> str:
+    try:
+        return images.decode(data).mode
+    except ImageError as error:
+        return error.reason
