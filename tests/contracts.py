@@ -1,6 +1,7 @@
 """Contract tests that every implementation of a protocol passes; a new one is a small subclass."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -10,6 +11,11 @@ from torch import Tensor
 from precap import plugins
 from precap.config import as_dict, build
 from precap.errors import ConfigError
+from precap.store.datasets import sources
+from precap.store.datasets.contract import Document
+from precap.store.datasets.dataset import load
+from precap.store.datasets.prepare import prepare
+from precap.store.datasets.problems import Problems
 from precap.train import heads
 from precap.train.contract import Memory, State, Words
 
@@ -317,3 +323,68 @@ class HeadContract:
         torch.testing.assert_close(
             a[real], b[real], atol=tolerance or self.tolerance, rtol=self.tolerance
         )
+
+
+class DatasetFormatContract:
+    """What every annotation format promises (``precap.store.datasets.contract.Format``).
+
+    Subclass it, set ``format`` (plugin name) and ``expected`` (id -> split and captions), and write
+    a small source with its pictures in ``make_source``; ``make_escape`` writes the same source with
+    one more image, whose path is ``../outside.jpg``, or returns None where there are no paths.
+    """
+
+    format: ClassVar[str]
+    expected: ClassVar[Mapping[str, tuple[str, list[str]]]]
+
+    def make_source(self, folder: Path) -> Path:
+        raise NotImplementedError
+
+    def make_escape(self, folder: Path) -> Path | None:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        return self.make_source(tmp_path / "source")
+
+    def test_it_alone_recognises_its_content(self, source: Path) -> None:
+        assert sources.detect(self.document(source)) == self.format
+
+    def test_images_splits_and_captions_arrive(self, source: Path, tmp_path: Path) -> None:
+        report = prepare(source, tmp_path / "out")
+        assert report.format == self.format
+        found = load(tmp_path / "out")
+        assert {i.id: (i.split, i.captions) for i in found.items} == self.expected
+        assert all(ref.path.is_file() for ref in found.images())
+
+    def test_naming_the_format_changes_nothing(self, source: Path, tmp_path: Path) -> None:
+        prepare(source, tmp_path / "one")
+        prepare(source, tmp_path / "two", format=self.format)
+        assert load(tmp_path / "one").items == load(tmp_path / "two").items
+
+    def test_preparing_again_gives_the_same_bytes(self, source: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        prepare(source, out)
+        first = {path.name: path.read_bytes() for path in out.iterdir()}
+        prepare(source, out)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+
+    def test_a_way_out_of_the_root_is_refused_and_counted(self, tmp_path: Path) -> None:
+        source = self.make_escape(tmp_path / "source")
+        if source is None:
+            return
+        report = prepare(source, tmp_path / "out")
+        assert report.problems["path_escape"]["count"] == 1
+        assert report.read["images"] == len(self.expected) + 1
+        assert set(load(tmp_path / "out").ids()) == set(self.expected)
+
+    def test_the_counts_add_up(self, source: Path, tmp_path: Path) -> None:
+        report = prepare(source, tmp_path / "out")
+        captions = [text for _, texts in self.expected.values() for text in texts]
+        assert report.read == {"images": len(self.expected), "captions": len(captions)}
+        assert sum(report.images.values()) == len(self.expected)
+        assert sum(report.captions.values()) == len(captions)
+
+    def document(self, source: Path) -> Document:
+        if source.is_dir():
+            return Document(source)
+        return sources.open_document(source, None, Problems())

@@ -21,7 +21,7 @@ _PAINT = {
     "sandy": (218, 194, 148),
 }
 _ASPECTS = (1.0, 1.0, 4 / 3, 3 / 4, 1.2, 0.85)
-_RADIUS = {"small": 0.105, "large": 0.185}  # of the shorter side
+_RADIUS = {"small": 0.105, "large": 0.17}  # of the shorter side
 _FINE = 2  # drawn this much larger, then reduced: smooth edges
 
 
@@ -45,8 +45,8 @@ def render(scene: Scene, rng: np.random.Generator) -> Image.Image:
 def _layout(scene: Scene, rng: np.random.Generator) -> list[tuple[Thing, float, float]]:
     """Things with the centres they are drawn at, in units of the central square."""
     if scene.relation is not None:
-        across, along = rng.uniform(0.4, 0.6), rng.uniform(-0.03, 0.03, 2)
-        first, second = 0.25 + along[0], 0.75 + along[1]
+        across, along = rng.uniform(0.4, 0.6), rng.uniform(-0.02, 0.02, 2)
+        first, second = 0.27 + along[0], 0.73 + along[1]
         if scene.relation == "left":
             spots = [(first, across), (second, across)]
         else:
@@ -54,18 +54,18 @@ def _layout(scene: Scene, rng: np.random.Generator) -> list[tuple[Thing, float, 
         return [(t, *spot) for t, spot in zip(scene.things, spots, strict=True)]
     thing = scene.things[0]
     if scene.count > 1:
-        corners = [(0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72)]
+        corners = [(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)]
         chosen = rng.permutation(4)[: scene.count]
-        return [(thing, *(np.array(corners[i]) + rng.uniform(-0.05, 0.05, 2))) for i in chosen]
+        return [(thing, *(np.array(corners[i]) + rng.uniform(-0.02, 0.02, 2))) for i in chosen]
     x, y = _SPOTS[scene.place]
-    return [(thing, x + rng.uniform(-0.05, 0.05), y + rng.uniform(-0.05, 0.05))]
+    return [(thing, x + rng.uniform(-0.03, 0.03), y + rng.uniform(-0.03, 0.03))]
 
 
 _SPOTS = {
-    "left": (0.23, 0.5),
-    "right": (0.77, 0.5),
-    "top": (0.5, 0.23),
-    "bottom": (0.5, 0.77),
+    "left": (0.27, 0.5),
+    "right": (0.73, 0.5),
+    "top": (0.5, 0.27),
+    "bottom": (0.5, 0.73),
     "middle": (0.5, 0.5),
 }
 

@@ -35,6 +35,8 @@ def make_scenes(out: Path, *, images: int = 1500, seed: int = 0) -> Path:
     if recipe.exists() and (out / HEADER).exists() and json.loads(recipe.read_text()) == made:
         return out
     (out / "images").mkdir(parents=True, exist_ok=True)
+    for stale in (out / "images").glob("scene-*.jpg"):  # of another recipe
+        stale.unlink()
     records = list(_scenes(out / "images", images, seed))
     atomic.write_text(out / "captions.json", json.dumps(records, indent=1))
     prepare(out / "captions.json", out, format="list", images=out / "images", name="scenes")

@@ -53,9 +53,14 @@ class Problems:
         self.images_out += images
         self.captions_out += captions
 
-    def count(self, kind: str) -> int:
-        """How often ``kind`` was met."""
-        return int(self.found[kind]["count"]) if kind in self.found else 0
+    def absorb(self, other: "Problems") -> None:
+        """Add another tally to this one."""
+        for kind, entry in other.found.items():
+            mine = self.found.setdefault(kind, {**entry, "count": 0, "examples": []})
+            mine["count"] += entry["count"]
+            mine["examples"] = [*mine["examples"], *entry["examples"]][:EXAMPLES]
+        self.images_out += other.images_out
+        self.captions_out += other.captions_out
 
 
 @dataclass(frozen=True)

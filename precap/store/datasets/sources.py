@@ -13,6 +13,8 @@ from precap.store.datasets.encoding import read_json, read_text
 from precap.store.datasets.problems import Problems
 from precap.store.datasets.splits import is_list
 
+#: A table of one of these names holds the captions of the pictures in its folder.
+CAPTIONS = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 READABLE = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token")
 # Ours, and COCO's other annotations, which may have a gigabyte.
 _NEVER = ("dataset.json", "images.jsonl", "instances_", "person_keypoints_", "stuff_", "panoptic_")
@@ -74,35 +76,34 @@ def _format_of(document: Document, format: str) -> Format:
 
 def _in_folder(folder: Document, format: str, problems: Problems) -> tuple[Format, list[Document]]:
     by_format: dict[str, list[Document]] = {}
+    unread: list[str] = []
     for path in _candidates(folder.path):
         seen = Problems()
         document = open_document(path, folder.images, seen)
-        name = _name_of(document, format)
-        if name is None:
-            if not is_list(path):
-                problems.add("file_not_read", path.name)
-            continue
-        by_format.setdefault(name, []).append(document)
-        for kind, entry in seen.found.items():
-            for example in entry["examples"]:
-                problems.add(kind, example)
+        if name := _name_of(document, format):
+            by_format.setdefault(name, []).append(document)
+            problems.absorb(seen)
+        elif not is_list(path):
+            unread.append(path.name)
     if len(by_format) > 1:
         shown = "; ".join(f"{n}: {d[0].path.name}" for n, d in by_format.items())
         raise ConfigError(
             f"{folder.path} holds annotations of several formats ({shown}). "
             f"Name the file to read, or say --format."
         )
+    if not by_format and format != "auto":
+        raise DataError(f"No file in {folder.path} is in the format {format!r}. Name the file.")
+    for name in unread:
+        if by_format or name not in CAPTIONS:
+            problems.add("file_not_read", name)
     for name, found in by_format.items():
         return _load(name), _without_variants(found, problems)
-    if format not in ("auto", "folder"):
-        raise DataError(f"No file in {folder.path} is in the format {format!r}. Name the file.")
     return _load("folder"), [folder]
 
 
 def _name_of(document: Document, format: str) -> str | None:
     if format == "auto":
-        name = detect(document)
-        return None if name == "table" else name  # a table in a folder of pictures is its captions
+        return None if document.path.name in CAPTIONS else detect(document)
     return format if _load(format).matches(document) else None
 
 

@@ -9,9 +9,8 @@ from precap.store.datasets.encoding import read_text
 from precap.store.datasets.formats.table import joined, rows
 from precap.store.datasets.paths import Disk, is_image, refusal
 from precap.store.datasets.problems import Problems
+from precap.store.datasets.sources import CAPTIONS
 from precap.store.datasets.splits import named_in
-
-_CAPTIONS = [f"{stem}.{suffix}" for stem in ("captions", "metadata") for suffix in ("csv", "jsonl")]
 
 
 class Folder:
@@ -44,7 +43,7 @@ class Folder:
 
 def _described(document: Document, root: Path, problems: Problems) -> dict[str, Entry]:
     """File -> entry from the captions file, if there is one."""
-    inside = [document.path / name for name in _CAPTIONS if (document.path / name).is_file()]
+    inside = [document.path / name for name in CAPTIONS if (document.path / name).is_file()]
     if document.captions is None and len(inside) > 1:
         names = ", ".join(path.name for path in inside)
         raise DataError(f"{document.path} has several caption files: {names}. Use --captions.")
