@@ -50,7 +50,7 @@ class C4(nn.Module):
     def regions(self, features: Tensor, boxes: Tensor) -> Tensor:
         """(R, 2048) float32: res5 of every box (R, 4; network-input pixels), spatial mean."""
         parts = [self._regions(features, part) for part in torch.split(boxes, _CHUNK)]
-        return torch.cat(parts) if parts else boxes.new_zeros(0, 2048)
+        return torch.cat(parts)
 
     def _regions(self, features: Tensor, boxes: Tensor) -> Tensor:
         pooled = self.pool(features.float(), [boxes], 14, 1 / STRIDE)  # (R, 1024, 14, 14)

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from precap.extract import weights
 
 #: (pattern, replacement) substitutions, applied in order; None drops the keys that match.
 Rules = Sequence[tuple[str, str | None]]
@@ -21,3 +23,12 @@ def _renamed(key: str, rules: Rules) -> str:
         else:
             key = re.sub(pattern, replacement, key)
     return key
+
+
+def fill(network: nn.Module, found: weights.Weights, rules: Rules = ()) -> None:
+    """Fill ``network`` from a seed, or strictly from a file whose keys ``rules`` rename."""
+    if found.seed is not None:
+        weights.randomise(network, found.seed)
+    elif found.path is not None:
+        state = translate(weights.load_state(found.path), rules)
+        weights.fit(network, state, str(found.path))

@@ -18,7 +18,7 @@ from precap.extract.extractors import _compute
 from precap.extract.extractors._deformable import QUERIES, WIDTH, Decoder
 from precap.extract.extractors._grit_swin import Swin
 from precap.extract.extractors._pixels import IMAGENET, Pixels
-from precap.extract.extractors._translate import Rules, translate
+from precap.extract.extractors._translate import Rules, fill
 from precap.types import Features, Field
 
 #: Height and width of the canvas every image is laid on, top left, and of the last map.
@@ -101,7 +101,7 @@ class Grit:
         found = weights.find(setting.weights, weights.Source("grit-detector", files=()))
         self.device, self.setting = _compute.device(setting), setting
         self.network = Network().eval()
-        _load(self.network, found)
+        fill(self.network, found, _RULES)
         self.network.to(self.device)
         self.pixels = Pixels("keep", CANVAS, CANVAS[0], "bicubic", *IMAGENET)
         self.spec = _compute.spec(
@@ -170,15 +170,6 @@ def _in_pixels(boxes: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[
     scale = sizes[:, None, ::-1].astype(np.float32)  # (B, 1, 2)
     centre, half = boxes[..., :2] * scale, boxes[..., 2:] * scale / 2
     return np.concatenate([centre - half, centre + half], -1).astype(np.float32)
-
-
-def _load(network: Network, found: weights.Weights) -> None:
-    if found.seed is not None:
-        weights.randomise(network, found.seed)
-        return
-    assert found.path is not None
-    state = translate(weights.load_state(found.path), _RULES)
-    weights.fit(network, state, str(found.path))
 
 
 PLUGIN = Grit

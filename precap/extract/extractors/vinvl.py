@@ -52,13 +52,13 @@ _RULES: Rules = (
 
 @frozen
 class VinVLConfig:
-    """nms_filter: 1, suppression per class (the released features), or 2, once over all classes.
+    """rule: "per-class" (the original's NMS_FILTER 1) or "agnostic" (NMS_FILTER 2).
 
     tail: append x1/W, y1/H, x2/W, y2/H, w/W, h/H to every region: the 2054 numbers Oscar reads.
     boxes: a file of boxes to describe instead of proposing and selecting (see docs/detectors.md).
     """
 
-    nms_filter: Literal[1, 2] = 1
+    rule: Literal["per-class", "agnostic"] = "per-class"
     confidence: float = 0.2
     min_boxes: int = 10
     max_boxes: int = 100
@@ -150,7 +150,7 @@ class VinVL:
         }
 
     def _select(self, found: _c4.Found) -> tuple[Tensor, Tensor, Tensor]:
-        per_class = self.config.nms_filter == 1
+        per_class = self.config.rule == "per-class"
         rule = _selection.vinvl_per_class if per_class else _selection.vinvl_agnostic
         low, high = self.config.min_boxes, self.config.max_boxes
         return rule(found.boxes, found.probs, low, high, self.config.confidence)
