@@ -110,6 +110,13 @@ def _encode(text: str, codec: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes(*arguments: Any) -> bytes:
+    """How old protocols write b""; with a length it would be a way to ask for memory."""
+    if arguments:
+        raise DataError("bytes made from a number: refused.")
+    return b""
+
+
 def _storage(data: bytes) -> Any:
     """A torch storage saved inside a pickle; tensors of a GPU land on the CPU."""
     import torch
@@ -159,6 +166,8 @@ def plain(value: Any) -> Any:
 _ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    ("__builtin__", "bytes"): _no_bytes,
     ("_codecs", "encode"): _encode,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,

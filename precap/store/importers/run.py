@@ -94,9 +94,15 @@ def import_store(
     """
     source, out = Path(source), Path(out)
     name = find_layout(source) if layout == "auto" else layout
-    reader: Layout = plugins.load(layouts, name)(source, allow_pickle)
     scan = Scan(names_of(ids))
-    facts = reader.index(scan)
+    try:
+        reader: Layout = plugins.load(layouts, name)(source, allow_pickle)
+        facts = reader.index(scan)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise DataError(
+            f"{source} is not what the layout {name!r} is stored in ({error.strerror}). "
+            f"Check the path, or name another layout."
+        ) from error
     spec = _spec(name, facts, dtype)
     writer.create(out, spec, provenance=_provenance(source, scan), format=format)
     missing = [i for i in scan.names.ids if i not in scan.found and i not in scan.failed]

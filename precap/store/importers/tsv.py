@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from precap.errors import DataError, ImageError
 from precap.store.importers.contract import MAX_LINE
 
-_COUNT = re.compile(rb"[0-9]{1,12}")
+_COUNT = re.compile(rb"[0-9]{1,15}")
 _TEXT = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 SNIFFED = 64 << 10
 
@@ -97,7 +97,7 @@ def key_of(cell: bytes) -> str:
 
 
 def count(cell: bytes, name: str) -> int:
-    """A non-negative decimal number of at most 12 digits."""
+    """A non-negative decimal number of at most 15 digits."""
     if not _COUNT.fullmatch(cell.strip()):
         raise ImageError("not-a-number", f"{name} is {cell[:40].decode('latin-1')!a}")
     return int(cell)
