@@ -171,7 +171,7 @@ class CiderD:
         cider = self._cider(images, grams.length, norms, (row, order, idf[hit], clipped, theirs))
         cell = order * len(images) + row
         best = clipped.max(1, initial=0).astype(np.float64)
-        correct: Floats = np.bincount(cell, best, ORDERS * len(images))
+        correct = np.bincount(cell, best, ORDERS * len(images)).astype(np.float64)
         return Rewards(cider, self._bleu(images, grams.length, correct.reshape(ORDERS, -1)))
 
     def _cider(

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from precap.config import frozen
 from precap.train.contract import Memory, State, Words
-from precap.train.layers import Attention, FeedForward, Residual, Stack, TokenEmbedding, pack, seen
+from precap.train.layers import (
+    Attention,
+    Dropout,
+    FeedForward,
+    Residual,
+    Stack,
+    TokenEmbedding,
+    pack,
+    seen,
+)
 
 ROLES = ("grid", "region", "global")
 
@@ -93,7 +102,7 @@ class Transformer(nn.Module):
         self.places = (
             nn.Parameter(0.02 * torch.randn(c.largest_grid, c.dim)) if c.grid_positions else None
         )
-        self.input_dropout = nn.Dropout(c.input_dropout)
+        self.input_dropout = Dropout(c.input_dropout)
         self.encoder: Stack[EncoderLayer] = Stack(EncoderLayer(c) for _ in range(c.encoder_layers))
         self.decoder: Stack[DecoderLayer] = Stack(DecoderLayer(c) for _ in range(c.decoder_layers))
         last = nn.LayerNorm if c.pre_norm else nn.Identity
