@@ -10,7 +10,9 @@ from precap.errors import ConfigError, StoreError
 from precap.plugins import guess
 
 if TYPE_CHECKING:
+    from precap.captioning import Answer
     from precap.extract.runner import Report as ExtractReport
+    from precap.scoring import Evaluation
     from precap.store.datasets.dataset import Dataset
     from precap.store.datasets.problems import Report as PrepareReport
     from precap.store.reader import Store
@@ -153,6 +155,46 @@ def train(
     )
 
 
+def evaluate(
+    runs: Path | str | Sequence[Path | str], *, on_event: Listener | None = None, **choice: Any
+) -> "Evaluation":
+    """Caption a split with one or several runs, score, and write predictions, scores and a report.
+
+    choice: the fields of ``precap.scoring.Choice`` (split, data, stores, images, metrics, compare,
+    ensemble, beam, which, report, out, coco, device). Returns scores with bootstrap intervals.
+    """
+    from precap import scoring
+
+    several = [runs] if isinstance(runs, str | Path) else runs
+    return scoring.evaluate(
+        [Path(run) for run in several], config.build(scoring.Choice, choice), on_event
+    )
+
+
+def score(
+    predictions: Path | str, references: Path | str, *, metrics: Sequence[str] | None = None
+) -> "Evaluation":
+    """Score captions from anywhere, [{image_id, caption}], against a file of references."""
+    from precap import scoring
+
+    return scoring.score(Path(predictions), Path(references), metrics)
+
+
+def caption(
+    run: Path | str | Sequence[Path | str], images: Path | str | Sequence[Path | str], **choice: Any
+) -> "list[Answer]":
+    """Caption picture files, or folders of them, with a run (or an ensemble of runs).
+
+    choice: beam, which, heatmap (a folder for PNGs), device. One Answer per picture, in order;
+    an unreadable picture gives an Answer whose ``error`` says why.
+    """
+    from precap import captioning
+
+    runs = [run] if isinstance(run, str | Path) else run
+    given = [images] if isinstance(images, str | Path) else images
+    return captioning.caption([Path(r) for r in runs], [Path(i) for i in given], **choice)
+
+
 def validator(references: Mapping[str, Sequence[str]]) -> Callable[[Mapping[str, str]], Any]:
     """The scores of one caption per validation image; no Java. Closes over the references."""
     from precap.evaluate import metrics
@@ -240,7 +282,14 @@ def _named(name: str, listen: Listener | None) -> Listener | None:
 def _trained(listen: Listener | None) -> Any:
     if listen is None:
         return lambda event: None
-    return lambda event: listen(event.as_json())
+
+    def told(event: Any) -> None:
+        values = " ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+        said = {"note": event.message or values, **event.values}
+        known = {"done": event.step, "total": event.total, "unit": "steps"} if event.total else {}
+        listen({"kind": event.kind, "eta": event.seconds_left or None, **known, **said})
+
+    return told
 
 
 def _path(value: Path | str | None) -> Path | None:

@@ -17,9 +17,12 @@ MAY_IMPORT = {
     "extract": {*FOUNDATION, "store"},
     "train": {*FOUNDATION, "store"},
     "evaluate": {*FOUNDATION, "store"},
-    "pipeline": {*FOUNDATION, "store", "extract", "train", "evaluate"},
+    "pipeline": {*FOUNDATION, "store", "extract", "train", "evaluate", "scoring", "captioning"},
+    "scoring": {*FOUNDATION, "store", "extract", "train", "evaluate", "pipeline"},
+    "captioning": {*FOUNDATION, "store", "extract", "train", "evaluate", "pipeline", "scoring"},
     "demo": {*FOUNDATION, "store", "extract", "train", "evaluate", "pipeline"},
-    "cli": {*FOUNDATION, "store", "extract", "train", "evaluate", "pipeline", "demo"},
+    "commands": {*FOUNDATION, "store", "pipeline", "demo"},
+    "cli": {*FOUNDATION, "commands"},
     "__init__": {"pipeline"},
 }
 

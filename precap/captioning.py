@@ -1,0 +1,170 @@
+"""Captions for picture files: the run's own extractors on the fly, then its head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precap.errors import ConfigError, DataError, ImageError
+from precap.scoring import looks, remembered
+
+if TYPE_CHECKING:
+    from precap.extract.contract import Extractor
+    from precap.train.run import Run
+    from precap.types import Features, FeatureSpec
+
+CHUNK = 16  # pictures extracted and captioned together
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run says about one picture, or why it says nothing. ``score``: log-probability."""
+
+    path: str
+    caption: str | None = None
+    score: float | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values; absent ones are left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def caption(
+    runs: Sequence[Path],
+    images: Sequence[Path],
+    *,
+    beam: int | None = None,
+    which: str = "best",
+    heatmap: Path | None = None,
+    device: str = "auto",
+) -> list[Answer]:
+    """One Answer per picture, in the order given; folders are searched for pictures.
+
+    Features are made exactly as the stores' were: an extractor whose weights or options differ
+    from those the run was trained on is refused, with what differs.
+    """
+    from precap.allocator import retain
+    from precap.train import run as training
+
+    retain()
+    loaded = [training.load(path, which, device) for path in runs]
+    decoder: Any = loaded[0] if len(loaded) == 1 else training.ensemble(loaded)
+    makers = _extractors(loaded)
+    decode = decoder.recipe.config.decode
+    if beam:
+        decode = replace(decode, beam=beam, sample=False, groups=1)
+    answers = []
+    paths = _pictures(images)
+    for start in range(0, len(paths), CHUNK):
+        rows, failed = _features(paths[start : start + CHUNK], makers)
+        said = {p.image_id: p for p in decoder.caption(rows, decode)} if rows else {}
+        if heatmap and said:
+            _draw(heatmap, decoder, rows, {i: p.caption for i, p in said.items()})
+        for path in map(str, paths[start : start + CHUNK]):
+            if path in said:
+                answers.append(Answer(path, said[path].caption, said[path].score))
+            else:
+                answers.append(Answer(path, error=failed[path]))
+    return answers
+
+
+def _pictures(given: Sequence[Path]) -> list[Path]:
+    from precap.store.datasets.paths import is_image
+
+    found: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_image(p.name))
+            if not inside:
+                raise DataError(f"There are no pictures in {path}.")
+            found += inside
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _extractors(runs: "Sequence[Run]") -> "dict[str, Extractor]":
+    """Store name -> the extractor that made it, checked by fingerprint."""
+    makers: dict[str, Extractor] = {}
+    for run in runs:
+        paths = remembered(run.path)["stores"]
+        for source in run.sources.values():
+            if source.store not in makers:
+                makers[source.store] = _extractor(source.spec, Path(paths[source.store]))
+    return makers
+
+
+def _extractor(spec: "FeatureSpec", store: Path) -> "Extractor":
+    from precap.extract.recipe import Recipe
+    from precap.store import identity, schema
+
+    if spec.extractor.startswith("import"):
+        raise ConfigError(
+            f"The run was trained on imported features ({spec.extractor}); there is no extractor "
+            f"here that makes them for a new picture. Use: precap evaluate RUN --stores FOLDER"
+        )
+    recipe = Recipe.from_json(identity.load(store).provenance["recipe"])
+    extractor = recipe.build()
+    if extractor.spec.fingerprint != spec.fingerprint:
+        raise ConfigError(
+            f"The extractor {recipe.extractor} here differs from the one that made {store}: "
+            f"{schema.difference(extractor.spec, spec)}. Use the weights and options of then."
+        )
+    return extractor
+
+
+def _features(
+    paths: Sequence[Path], makers: "Mapping[str, Extractor]"
+) -> "tuple[dict[str, dict[str, Features]], dict[str, str]]":
+    """Picture -> store name -> features, and picture -> why there are none."""
+    from precap.extract import images
+
+    rows: dict[str, dict[str, Features]] = {}
+    failed: dict[str, str] = {}
+    for path in paths:
+        try:
+            picture = images.read(path).image
+            rows[str(path)] = {
+                name: schema.stored(
+                    extractor.extract([extractor.prepare(picture)])[0], extractor.spec
+                )
+                for name, extractor in makers.items()
+            }
+        except ImageError as error:
+            failed[str(path)] = str(error)
+    return rows, failed
+
+
+def _as_stored(row: "Features", spec: "FeatureSpec") -> "Features":
+    """What reading ``row`` back from a store of ``spec`` would give: its rounding included."""
+    import numpy as np
+
+    from precap.store import schema
+
+    found = {}
+    for field in spec.fields:
+        source = np.asarray(row[field.name])
+        target = np.empty(source.shape, field.dtype)
+        scale = np.empty(source.shape[:-1], np.float32) if field.dtype == "int8" else None
+        try:
+            schema.put(target, source, scale)
+        except schema.BadValue as error:
+            raise ImageError(error.reason, str(error)) from error
+        found[field.name] = target if scale is None else target * scale[..., None]
+    return found
+
+
+def _draw(
+    folder: Path,
+    run: Any,
+    rows: "Mapping[str, Mapping[str, Features]]",
+    captions: Mapping[str, str],
+) -> None:
+    from precap.evaluate import heatmaps
+    from precap.extract import images
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stores = run.in_memory(rows)
+    for image, attention in looks(run, stores, captions, most=len(captions)).items():
+        heatmaps.save(folder / f"{Path(image).stem}.png", images.read(Path(image)).image, attention)
