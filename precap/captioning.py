@@ -126,10 +126,8 @@ def _features(
         try:
             picture = images.read(path).image
             rows[str(path)] = {
-                name: schema.stored(
-                    extractor.extract([extractor.prepare(picture)])[0], extractor.spec
-                )
-                for name, extractor in makers.items()
+                name: _as_stored(maker.extract([maker.prepare(picture)])[0], maker.spec)
+                for name, maker in makers.items()
             }
         except ImageError as error:
             failed[str(path)] = str(error)
@@ -150,7 +148,7 @@ def _as_stored(row: "Features", spec: "FeatureSpec") -> "Features":
         try:
             schema.put(target, source, scale)
         except schema.BadValue as error:
-            raise ImageError(error.reason, str(error)) from error
+            raise ImageError(error.reason, error.detail) from error
         found[field.name] = target if scale is None else target * scale[..., None]
     return found
 
