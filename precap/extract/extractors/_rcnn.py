@@ -16,7 +16,6 @@ from torchvision.models.detection import (
 from precap.extract import weights
 from precap.extract.extractors._translate import fill
 
-SHORT, LONG, PROPOSALS = 600, 1000, 300
 _SOURCE = weights.Source(
     "fasterrcnn_resnet50_fpn_v2_coco", files=(), url=FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1.url
 )
@@ -42,23 +41,25 @@ class FasterRCNN:
 
     width, first = 1024, 1
 
-    def __init__(self, wanted: str, device: str) -> None:
-        """wanted: as in Setting.weights. Raises ConfigError when there are none."""
+    def __init__(
+        self, wanted: str, device: str, short: int = 600, long: int = 1000, proposals: int = 300
+    ) -> None:
+        """wanted: as in Setting.weights. short, long: input sides. ConfigError without weights."""
         found = weights.find(wanted, _SOURCE)
         network = fasterrcnn_resnet50_fpn_v2(
             weights=None,
             weights_backbone=None,
-            min_size=SHORT,
-            max_size=LONG,
-            rpn_post_nms_top_n_test=PROPOSALS,
+            min_size=short,
+            max_size=long,
+            rpn_post_nms_top_n_test=proposals,
         )
         fill(network, found)
         self.network, self.digest = network.eval().to(device), found.digest
         self.identity: dict[str, Any] = {
             "network": "fasterrcnn_resnet50_fpn_v2",
-            "short": SHORT,
-            "long": LONG,
-            "proposals": PROPOSALS,
+            "short": short,
+            "long": long,
+            "proposals": proposals,
         }
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:

@@ -5,6 +5,7 @@ Anderson et al. 2018, in the PyTorch checkpoints converted from Caffe (MILVLG bo
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +29,6 @@ from precap.extract.extractors._translate import Rules
 from precap.types import Features
 
 MEAN = (102.9801, 115.9465, 122.7717)  # blue, green, red
-SHORT, LONG = 600, 1000
 CLASSES, ATTRIBUTES = 1601, 401
 
 _CONVENTION = Convention(scales=(4, 8, 16, 32), closed=False, smallest=16, plus_one=True)
@@ -62,11 +62,15 @@ class BottomUpConfig:
     """variant: "adaptive" keeps 10 to 100 regions, "fixed36" 36 of them; each has its own weights.
 
     boxes: a file of boxes to describe instead of proposing and selecting (see docs/detectors.md).
+    short, long: sides of the network input in pixels. proposals: boxes to select from.
     """
 
     variant: Literal["adaptive", "fixed36"] = "adaptive"
     confidence: float = 0.2
     boxes: Path | None = None
+    short: int = 600
+    long: int = 1000
+    proposals: int = 300
 
 
 _LIMITS = {"adaptive": (10, 100), "fixed36": (36, 36)}
@@ -100,7 +104,7 @@ class BottomUp:
         self.config, self.setting = config, setting
         self.device = _compute.device(setting)
         self.given = given_boxes(config.boxes, setting)
-        rpn = Proposals(512, _CONVENTION)
+        rpn = Proposals(512, replace(_CONVENTION, kept=config.proposals))
         self.network = _c4.C4(_caffe_resnet(), rpn, roi_pool, CLASSES, ATTRIBUTES).eval()
         self.network.read(found, _RULES)
         self.network.to(self.device)
@@ -110,19 +114,14 @@ class BottomUp:
             found.digest,
             _c4.fields(setting.storage),
             setting,
-            preprocess={
-                "short": SHORT,
-                "long": LONG,
-                "resize": "cv2-linear",
-                "mean_bgr": MEAN,
-            },
+            preprocess={"resize": "cv2-linear", "mean_bgr": MEAN},
             config=as_dict(config) | {"boxes": self.given.digest if self.given else None},
         )
 
     def prepare(self, item: "Image.Image | Features") -> Prepared:
         """pixels (3, h, w) float32 network input, scale (), size (2,), maybe given boxes (N, 4)."""
         assert isinstance(item, Image.Image)
-        scale = fitting_scale(item.width, item.height)
+        scale = fitting_scale(item.width, item.height, self.config.short, self.config.long)
         colours = np.asarray(item)[..., ::-1] - np.array(MEAN, np.float32)  # (H, W, 3) float32
         pixels = resized(colours, scale).transpose(2, 0, 1)
         if min(pixels.shape[1:]) < 3:
@@ -170,10 +169,10 @@ class BottomUp:
         return _selection.bottomup(boxes, found.probs, low, high, self.config.confidence)
 
 
-def fitting_scale(width: int, height: int) -> float:
-    """Network-input pixels per original pixel: short side 600 unless the long one passes 1000."""
-    scale = SHORT / min(width, height)
-    return LONG / max(width, height) if round(scale * max(width, height)) > LONG else scale
+def fitting_scale(width: int, height: int, short: int = 600, long: int = 1000) -> float:
+    """Network-input pixels per original pixel: side ``short`` unless the other passes ``long``."""
+    scale = short / min(width, height)
+    return long / max(width, height) if round(scale * max(width, height)) > long else scale
 
 
 def resized(pixels: NDArray[np.float32], scale: float) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from precap.config import as_dict, frozen
-from precap.errors import ImageError
+from precap.errors import ConfigError, ImageError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
 from precap.extract.extractors import _compute
@@ -21,9 +21,8 @@ from precap.extract.extractors._pixels import IMAGENET, Pixels
 from precap.extract.extractors._translate import Rules, fill
 from precap.types import Features, Field
 
-#: Height and width of the canvas every image is laid on, top left, and of the last map.
-CANVAS = (384, 640)
-CELLS = (6, 10)
+#: Pixels of the canvas per cell of the last map.
+STRIDE = 64
 
 #: Published key -> own name. Captioning checkpoints hold the detector behind ``detector.`` beside
 #: the captioner; class scores, level embedding and three norms are in the file but never read.
@@ -35,8 +34,20 @@ _RULES: Rules = (
 )
 
 
-def _fields(storage: str) -> tuple[Field, ...]:
-    cells = CELLS[0] * CELLS[1]
+@frozen
+class GritConfig:
+    """resize: how the picture enters the canvas; "maxwh" keeps its aspect ratio, as published.
+
+    canvas: height and width that every picture is laid on, top left; multiples of 64. Published
+    captioners read the 6 x 10 cells of 384 x 640.
+    """
+
+    resize: Literal["maxwh"] = "maxwh"
+    canvas: tuple[int, int] = (384, 640)
+
+
+def _fields(storage: str, canvas: tuple[int, int] = (384, 640)) -> tuple[Field, ...]:
+    cells = (canvas[0] // STRIDE) * (canvas[1] // STRIDE)
     return (
         Field("grid", "grid", (cells, 1024), storage),
         Field("mask", "mask", (cells,), "bool"),
@@ -44,13 +55,6 @@ def _fields(storage: str) -> tuple[Field, ...]:
         Field("boxes", "boxes", (QUERIES, 4)),
         Field("size", "size", (2,), "int64"),
     )
-
-
-@frozen
-class GritConfig:
-    """resize: how the picture enters the canvas; "maxwh" keeps its aspect ratio, as published."""
-
-    resize: Literal["maxwh"] = "maxwh"
 
 
 class Network(nn.Module):
@@ -98,26 +102,29 @@ class Grit:
 
     def __init__(self, config: GritConfig, setting: Setting) -> None:
         """Build the network and load its weights; ConfigError when there are none."""
+        if min(config.canvas) < STRIDE or any(side % STRIDE for side in config.canvas):
+            raise ConfigError(f"canvas {config.canvas}: both sides must be multiples of {STRIDE}.")
         found = weights.find(setting.weights, weights.Source("grit-detector", files=()))
         self.device, self.setting = _compute.device(setting), setting
+        self.canvas = config.canvas
         self.network = Network().eval()
         fill(self.network, found, _RULES)
         self.network.to(self.device)
-        self.pixels = Pixels("keep", CANVAS, CANVAS[0], "bicubic", *IMAGENET)
+        self.pixels = Pixels("keep", self.canvas, self.canvas[0], "bicubic", *IMAGENET)
         self.spec = _compute.spec(
             "grit",
             self.version,
             found.digest,
-            _fields(setting.storage),
+            _fields(setting.storage, config.canvas),
             setting,
             preprocess={**self.pixels.as_json(), "fit": config.resize},
             config=as_dict(config),
         )
 
     def prepare(self, item: "Image.Image | Features") -> Prepared:
-        """The picture resized to fit 384 x 640, (h, w, 3) uint8, and its original size (2,)."""
+        """The picture resized to fit the canvas, (h, w, 3) uint8, and its original size (2,)."""
         assert isinstance(item, Image.Image)
-        width, height = fitted(item.width, item.height)
+        width, height = fitted(item.width, item.height, self.canvas)
         if min(width, height) < 1:
             raise ImageError(
                 "too-narrow", f"{item.width} x {item.height} leaves no pixel to resize"
@@ -144,9 +151,9 @@ class Grit:
         return [{name: array[i] for name, array in rows.items()} for i in range(len(batch))]
 
     def _canvas(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
-        """Pictures, top left on zeros (B, 3, 384, 640), and True around them (B, 384, 640)."""
-        canvas = torch.zeros(len(pictures), 3, *CANVAS, device=self.device)
-        padding = torch.ones(len(pictures), *CANVAS, dtype=torch.bool, device=self.device)
+        """Pictures, top left on zeros (B, 3, H, W), and True around them (B, H, W)."""
+        canvas = torch.zeros(len(pictures), 3, *self.canvas, device=self.device)
+        padding = torch.ones(len(pictures), *self.canvas, dtype=torch.bool, device=self.device)
         for i, picture in enumerate(pictures):
             height, width = picture.shape[:2]
             canvas[i, :, :height, :width] = self.pixels.tensor([picture], self.device)[0]
@@ -154,9 +161,9 @@ class Grit:
         return canvas, padding
 
 
-def fitted(width: int, height: int) -> tuple[int, int]:
+def fitted(width: int, height: int, canvas: tuple[int, int]) -> tuple[int, int]:
     """The largest (width, height) inside the canvas with this aspect ratio, rounded down."""
-    scale = min(CANVAS[1] / width, CANVAS[0] / height)
+    scale = min(canvas[1] / width, canvas[0] / height)
     return int(width * scale), int(height * scale)
 
 

@@ -32,7 +32,8 @@ class RegionConfig:
     ``grid``, averaged over every one of the ``boxes``.
 
     boxes: a file of boxes to describe instead of proposing and selecting (see docs/detectors.md).
-    confidence, min_boxes, max_boxes: which proposals are kept, by descending score.
+    confidence, min_boxes, max_boxes: which proposals are kept, by descending score. short, long,
+    proposals: torchvision's input sides in pixels and how many boxes it proposes.
     """
 
     backend: Literal["torchvision", "detectron2", "grid"] = "torchvision"
@@ -40,6 +41,9 @@ class RegionConfig:
     confidence: float = 0.2
     min_boxes: int = 10
     max_boxes: int = 100
+    short: int = 600
+    long: int = 1000
+    proposals: int = 300
     config: str = ""
     options: list[str] | None = None
     grid: dict[str, Any] | None = None
@@ -82,7 +86,11 @@ class Region:
         fields = _fields(self.backend.width, setting.storage)
         if self.given:
             fields = (fields[0], *self.given.fields, fields[-1])
-        chosen = {k: v for k, v in as_dict(config).items() if k not in ("grid", "config")}
+        chosen = {
+            k: v
+            for k, v in as_dict(config).items()
+            if k not in ("grid", "config", "short", "long", "proposals")
+        }
         self.spec = _compute.spec(
             "region",
             self.version,
@@ -171,7 +179,8 @@ def _backend(config: RegionConfig, setting: Setting, device: str) -> FasterRCNN 
         return _Map(config, setting)
     if config.backend == "detectron2":
         return Detectron2(config.config, config.options or [], setting.weights, device)
-    return FasterRCNN(setting.weights, device)
+    sizes = (config.short, config.long, config.proposals)
+    return FasterRCNN(setting.weights, device, *sizes)
 
 
 PLUGIN = Region

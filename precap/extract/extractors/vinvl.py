@@ -5,6 +5,7 @@ boxes as proposed, never regressed.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,7 +29,6 @@ from precap.extract.extractors._translate import Rules
 from precap.types import Features
 
 MEAN = (103.530, 116.280, 123.675)  # blue, green, red
-SHORT, LONG = 600, 1000
 CLASSES, ATTRIBUTES = 1595, 525
 
 _CONVENTION = Convention(scales=(2, 4, 8, 16, 32), closed=True, smallest=0, plus_one=False)
@@ -56,6 +56,7 @@ class VinVLConfig:
 
     tail: append x1/W, y1/H, x2/W, y2/H, w/W, h/H to every region: the 2054 numbers Oscar reads.
     boxes: a file of boxes to describe instead of proposing and selecting (see docs/detectors.md).
+    short, long: sides of the network input in pixels. proposals: boxes to select from.
     """
 
     rule: Literal["per-class", "agnostic"] = "per-class"
@@ -64,6 +65,9 @@ class VinVLConfig:
     max_boxes: int = 100
     tail: bool = False
     boxes: Path | None = None
+    short: int = 600
+    long: int = 1000
+    proposals: int = 300
 
 
 class VinVL:
@@ -90,7 +94,7 @@ class VinVL:
         self.config, self.setting = config, setting
         self.device = _compute.device(setting)
         self.given = given_boxes(config.boxes, setting)
-        rpn = Proposals(1024, _CONVENTION)
+        rpn = Proposals(1024, replace(_CONVENTION, kept=config.proposals))
         self.network = _c4.C4(_resnext(), rpn, _align, CLASSES, ATTRIBUTES).eval()
         self.network.read(found, _RULES)
         self.network.to(self.device)
@@ -100,14 +104,15 @@ class VinVL:
             found.digest,
             _c4.fields(setting.storage, 2054 if config.tail else 2048),
             setting,
-            preprocess={"short": SHORT, "long": LONG, "resize": "pil-bilinear", "mean_bgr": MEAN},
+            preprocess={"resize": "pil-bilinear", "mean_bgr": MEAN},
             config=as_dict(config) | {"boxes": self.given.digest if self.given else None},
         )
 
     def prepare(self, item: "Image.Image | Features") -> Prepared:
         """pixels (h, w, 3) uint8 RGB at network size, size (2,), maybe given boxes (N, 4)."""
         assert isinstance(item, Image.Image)
-        resized = item.resize(fitted(item.width, item.height), Image.Resampling.BILINEAR)
+        side = fitted(item.width, item.height, self.config.short, self.config.long)
+        resized = item.resize(side, Image.Resampling.BILINEAR)
         found = {
             "pixels": np.asarray(resized),
             "size": np.array([item.height, item.width], np.int64),
@@ -156,13 +161,13 @@ class VinVL:
         return rule(found.boxes, found.probs, low, high, self.config.confidence)
 
 
-def fitted(width: int, height: int) -> tuple[int, int]:
-    """(width, height) with short side 600, less if the long one would pass 1000; never below 1."""
-    short, long = min(width, height), max(width, height)
-    size = SHORT if long / short * SHORT <= LONG else max(1, round(LONG * short / long))
-    if short == size:
+def fitted(width: int, height: int, short: int = 600, long: int = 1000) -> tuple[int, int]:
+    """(width, height) of side ``short``, less if the other would pass ``long``; never below 1."""
+    least, most = min(width, height), max(width, height)
+    size = short if most / least * short <= long else max(1, round(long * least / most))
+    if least == size:
         return width, height
-    grown = int(size * long / short)
+    grown = int(size * most / least)
     return (size, grown) if width < height else (grown, size)
 
 
