@@ -21,6 +21,7 @@ def _from_file(extractor: Extractor) -> Read:
         decoded = images.read(ref.path)
         if ref.sha256 and ref.sha256 != decoded.sha256:
             raise ImageError("changed", f"{ref.path} is not the file that was prepared")
+        decoded.image.info["path"] = str(ref.path)
         if extractor.spec.views == 1:
             return Item(ref.id, decoded.sha256, [extractor.prepare(decoded.image)])
         from precap.extract.views import view

@@ -86,11 +86,8 @@ class Region:
         fields = _fields(self.backend.width, setting.storage)
         if self.given:
             fields = (fields[0], *self.given.fields, fields[-1])
-        chosen = {
-            k: v
-            for k, v in as_dict(config).items()
-            if k not in ("grid", "config", "short", "long", "proposals")
-        }
+        kept = ("backend", "confidence", "min_boxes", "max_boxes", "options")
+        chosen = {k: v for k, v in as_dict(config).items() if k in kept}
         self.spec = _compute.spec(
             "region",
             self.version,
