@@ -45,7 +45,9 @@ def make_recipe(config: TrainConfig, stores: Mapping[str, StoreLike]) -> Recipe:
     if config.head in ("", "auto"):
         config = replace(config, head=choose_head(specs, plugins.names(heads)))
     kind = plugins.load(heads, config.head)
-    sources = resolve(specs, kind.needs, kind.takes, config.features)
+    sources = resolve(
+        specs, kind.needs, kind.takes, config.features, several=getattr(kind, "several", False)
+    )
     head_config = build(kind.Config, config.head_config, f"head {config.head!r}")
     return Recipe(config, head_config, sources)
 

@@ -30,8 +30,11 @@ def resolve(
     needs: Iterable[str],
     takes: Iterable[str],
     explicit: Mapping[str, str],
+    several: bool = False,
 ) -> dict[str, Source]:
     """Role -> Source for a head that needs and takes these roles.
+
+    several: the head reads any number of sources per role; the second is called "grid@2".
 
     explicit: role -> store or store:field. ConfigError, with the option to type, where two stores
     offer one role, a needed role is missing, or no role fits at all.
@@ -46,10 +49,10 @@ def resolve(
         home = found.get(BELONGS.get(role, ""))
         if home is not None and len(offers) > 1:
             offers = [offer for offer in offers if offer.store == home.store]
-        if len(offers) > 1:
+        if len(offers) > 1 and not several:
             raise ConfigError(_ambiguous(role, offers))
-        if offers:
-            found[role] = offers[0]
+        for number, offer in enumerate(offers, start=1):
+            found[role if number == 1 else f"{role}@{number}"] = offer
     _check(specs, needed, taken, found)
     stray = set(explicit) - taken
     if stray:

@@ -90,17 +90,19 @@ class Transformer(nn.Module):
     Config = TransformerConfig
     needs: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[frozenset[str]] = frozenset(ROLES)
+    several: ClassVar[bool] = True  # "grid" of one store, "grid@2" of another
 
     def __init__(self, config: TransformerConfig, dims: Mapping[str, int], words: Words) -> None:
         super().__init__()
         c, self.words = config, words
-        self.roles = [role for role in ROLES if role in dims]
+        self.roles = sorted((r for r in dims if _kind(r) in ROLES), key=_order)
         self.inputs = nn.ModuleDict(
             {r: nn.Sequential(nn.Linear(dims[r], c.dim), nn.LayerNorm(c.dim)) for r in self.roles}
         )
         self.kinds = nn.ParameterDict({r: 0.02 * torch.randn(c.dim) for r in self.roles})
-        self.places = (
-            nn.Parameter(0.02 * torch.randn(c.largest_grid, c.dim)) if c.grid_positions else None
+        grids = [r for r in self.roles if c.grid_positions and _kind(r) == "grid"]
+        self.places = nn.ParameterDict(
+            {r: 0.02 * torch.randn(c.largest_grid, c.dim) for r in grids}
         )
         self.input_dropout = Dropout(c.input_dropout)
         self.encoder: Stack[EncoderLayer] = Stack(EncoderLayer(c) for _ in range(c.encoder_layers))
@@ -123,8 +125,8 @@ class Transformer(nn.Module):
         for role in self.roles:
             x = features[role]
             x = self.inputs[role](x if x.dim() == 3 else x[:, None]) + self.kinds[role]  # (B, n, D)
-            if role == "grid" and self.places is not None:
-                x = x + self.places[: x.shape[1]]
+            if role in self.places:
+                x = x + self.places[role][: x.shape[1]]
             rows.append(x)
             real.append(masks.get(role, x.new_ones(x.shape[:2], dtype=torch.bool)))
         mask = torch.cat(real, 1) if any(role in masks for role in self.roles) else None
@@ -196,6 +198,15 @@ class Transformer(nn.Module):
     def _by_role(self, weights: Tensor, memory: Memory) -> dict[str, Tensor]:
         sizes = memory["sizes"][0].tolist()
         return dict(zip(self.roles, torch.split(weights, sizes, -1), strict=True))
+
+
+def _kind(role: str) -> str:
+    """ "grid" for "grid@2": the second store that offers grids."""
+    return role.partition("@")[0]
+
+
+def _order(role: str) -> tuple[int, str]:
+    return ROLES.index(_kind(role)), role
 
 
 def _initialise(module: nn.Module) -> None:
