@@ -57,8 +57,8 @@ class Extractor(Protocol):
     """
 
     Config: ClassVar[type[Any]]
-    #: "image": ``prepare`` gets an RGB PIL image, upright, whose ``info["path"]`` says which file it
-    #: is. "store": it gets the parent's Features.
+    #: "image": ``prepare`` gets an RGB PIL image, upright, whose ``info["path"]`` says which file
+    #: it is. "store": it gets the parent's Features.
     reads: ClassVar[Literal["image", "store"]]
     spec: FeatureSpec
 
