@@ -15,13 +15,17 @@ Points = Sequence[tuple[float, float]]
 def histogram(
     values: Sequence[NDArray[np.float64]], intervals: Sequence[Interval | None]
 ) -> Markup:
-    """Per-image values of each run as outlines, with its corpus value and interval below."""
-    width, height, floor = 260.0, 92.0, 66.0
+    """Per-image values of each run as outlines, with its corpus value and interval below.
+
+    Heights grow with the square root of the count, so that a spike at 0 hides nothing.
+    """
+    width, floor = 260.0, 56.0
+    height = floor + 22 + 7 * len(intervals)
     top = max((float(v.max()) for v in values if len(v)), default=0.0) or 1.0
     edges = np.linspace(0, top, 25)
-    counts = [np.histogram(v, edges)[0] / max(1, len(v)) for v in values]
+    counts = [np.sqrt(np.histogram(v, edges)[0] / max(1, len(v))) for v in values]
     peak = max((float(c.max()) for c in counts), default=0.0) or 1.0
-    parts = [_axis(0, top, width, floor)]
+    parts = [_axis(0, top, width, floor, height)]
     for run, count in enumerate(counts):
         x = 4 + (edges[:-1] + edges[1]) / top * (width - 8) - (width - 8) / 48
         y = floor - count / peak * (floor - 8)
@@ -97,18 +101,18 @@ def wins(d: Difference, other: int = 1) -> Markup:
 def _whisker(run: int, interval: Interval, top: float, width: float, floor: float) -> Markup:
     across = _Scale(0, top, 4, width - 4)
     low, high = across(interval.low), across(interval.high)
-    y = floor - 3 - 5 * run
+    y = floor + 8 + 7 * run
     return Markup(
         '<line class="whisker r{0}" x1="{1:.1f}" y1="{2}" x2="{3:.1f}" y2="{2}"/>'
     ).format(run, low, y, max(high, low + 1)) + _dot(run, across(interval.value), y)
 
 
-def _axis(low: float, high: float, width: float, floor: float) -> Markup:
+def _axis(low: float, high: float, width: float, floor: float, height: float) -> Markup:
     across = _Scale(low, high, 4, width - 4)
     labels = []
     for tick in _ticks(low, high, 4):
         side = "start" if across(tick) < 12 else "end" if across(tick) > width - 14 else "middle"
-        labels.append(_label(across(tick), floor + 16, _short(tick), side))
+        labels.append(_label(across(tick), height - 3, _short(tick), side))
     return _line(4, floor, width - 4, floor) + Markup("").join(labels)
 
 

@@ -34,7 +34,7 @@
 
   function chip(item, run, metric) {
     const value = score(item, run, metric);
-    const level = value === null ? "" : ` q${cuts[metric].filter((cut) => value >= cut).length}`;
+    const level = value === null ? "" : ` q${cuts[metric].filter((cut) => value > cut).length}`;
     const node = make("span", "chip" + level, number(value));
     node.title = metrics[metric] || "";
     return node;
@@ -147,6 +147,7 @@
     runs.forEach((_, run) => add(text, said(item, run, words)));
     if ($("refs").checked) add(text, truth(item, words));
     const line = add(make("p", "id"), make("span", "", item.id));
+    line.title = item.id;
     if (item.d) add(line, make("span", "", item.d));
     return add(node, frame, add(text, line));
   }
@@ -301,9 +302,9 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
-    const typing = event.target.matches("input, select, textarea");
+    const typing = document.activeElement.matches("input, select, textarea");
     if (typing && !$("viewer").open) {
-      if (event.key === "Escape") event.target.blur();
+      if (event.key === "Escape") document.activeElement.blur();
       return;
     }
     const onCard = document.activeElement.dataset.index !== undefined;
