@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,18 @@ class RunResult:
     parameters: int
     peak_memory: int
     stopped: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "path": str(self.path), "scores": dict(self.scores)}
+
+    def __str__(self) -> str:
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
+        return (
+            f"{self.path}: {self.parameters / 1e6:.1f} M parameters, {self.steps:,} steps in "
+            f"{self.minutes:.1f} min, peak memory {self.peak_memory / 2**30:.2f} GiB\n"
+            f"best at step {self.best_step:,} on validation: {scores or 'not validated'}"
+        )
 
 
 def fit(
