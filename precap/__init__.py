@@ -1,6 +1,6 @@
 """precap: precompute visual features once, then train captioning heads on the cached tensors.
 
-The six names below are the whole public surface; each is loaded when it is first used, so that
+The seven names below are the whole public surface; each is loaded when it is first used, so that
 ``import precap`` is instant.
 """
 
@@ -8,7 +8,15 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["caption", "evaluate", "extract", "open_store", "prepare", "train"]
+__all__ = [
+    "caption_images",
+    "evaluate_runs",
+    "extract_features",
+    "open_store",
+    "prepare_data",
+    "score_captions",
+    "train_head",
+]
 
 
 def __getattr__(name: str) -> Any:

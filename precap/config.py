@@ -72,7 +72,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
+    value = yaml.safe_load(text) if text else ""
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 (no dot) as a string
         try:
             return float(value)

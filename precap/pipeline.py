@@ -24,7 +24,7 @@ Listener = Callable[[Mapping[str, Any]], None]
 SOURCES = "sources.json"
 
 
-def prepare(
+def prepare_data(
     source: Path | str,
     out: Path | str = "data",
     *,
@@ -53,7 +53,7 @@ def prepare(
     )
 
 
-def extract(
+def extract_features(
     names: str | Sequence[str],
     *,
     data: Path | str = "data",
@@ -112,7 +112,7 @@ def dataset(path: Path | str = "data") -> "Dataset":
     return datasets.load(path)
 
 
-def train(
+def train_head(
     features: str,
     *,
     head: str | None = None,
@@ -155,7 +155,7 @@ def train(
     )
 
 
-def evaluate(
+def evaluate_runs(
     runs: Path | str | Sequence[Path | str], *, on_event: Listener | None = None, **choice: Any
 ) -> "Evaluation":
     """Caption a split with one or several runs, score, and write predictions, scores and a report.
@@ -171,7 +171,7 @@ def evaluate(
     )
 
 
-def score(
+def score_captions(
     predictions: Path | str, references: Path | str, *, metrics: Sequence[str] | None = None
 ) -> "Evaluation":
     """Score captions from anywhere, [{image_id, caption}], against a file of references."""
@@ -180,7 +180,7 @@ def score(
     return scoring.score(Path(predictions), Path(references), metrics)
 
 
-def caption(
+def caption_images(
     run: Path | str | Sequence[Path | str], images: Path | str | Sequence[Path | str], **choice: Any
 ) -> "list[Answer]":
     """Caption picture files, or folders of them, with a run (or an ensemble of runs).

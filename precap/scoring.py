@@ -137,7 +137,7 @@ def remembered(run: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads((run / SOURCES).read_text("utf-8"))
     except FileNotFoundError as error:
         raise DataError(
-            f"{run} is not a run folder (no {SOURCES}). Give the --out of a training."
+            f"{run} is no run folder (no {SOURCES}). Give the --out of a training."
         ) from error
     return values
 

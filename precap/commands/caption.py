@@ -29,7 +29,7 @@ def caption(
     from precap import pipeline
 
     runs = [Path(part) for part in str(run).split(",")]
-    answers = pipeline.caption(
+    answers = pipeline.caption_images(
         runs if len(runs) > 1 else run,
         images,
         beam=beam,

@@ -40,7 +40,7 @@ def prepare(
     """Read SOURCE, check every image and caption, and write dataset.json and images.jsonl."""
     from precap import pipeline
 
-    report = pipeline.prepare(
+    report = pipeline.prepare_data(
         source, out, format=format, images=images, splits=splits, captions=captions, name=name
     )
     typer.echo(json.dumps(report.as_json(), indent=2) if as_json else str(report))

@@ -58,11 +58,11 @@ def evaluate(
         raise ConfigError("Give both --predictions FILE and --references FILE.")
     with progress.shown("evaluate", as_json=as_json) as listen:
         if predictions is not None and references is not None:
-            result = pipeline.score(predictions, references, metrics=chosen)
+            result = pipeline.score_captions(predictions, references, metrics=chosen)
         elif not runs:
             raise ConfigError("Name a run folder: precap evaluate runs/x --split test")
         else:
-            result = pipeline.evaluate(
+            result = pipeline.evaluate_runs(
                 runs,
                 split=split,
                 data=data,

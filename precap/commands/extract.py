@@ -73,7 +73,7 @@ def extract(
             f"Unexpected argument {store}. Extractors are joined by commas: clip,grid"
         )
     with progress.shown("extract", as_json=as_json) as listen:
-        reports = pipeline.extract(
+        reports = pipeline.extract_features(
             names.split(","),
             data=data,
             out=out,

@@ -95,7 +95,7 @@ def train(
     options = {key: value for key, value in given.items() if value is not None}
     options |= config.parse_settings(settings or [])
     with progress.shown("train", as_json=as_json) as listen:
-        result = pipeline.train(
+        result = pipeline.train_head(
             features,
             head=head,
             data=data,

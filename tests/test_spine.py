@@ -1,0 +1,217 @@
+"""The main job through the command line: pictures, features, training, scores, report, captions."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import Precap
+
+GRID = ("--weights", "random:0", "--set", "size=64", "--dtype", "float32")
+SMALL = (
+    "head.dim=32", "head.hidden=64", "head.heads=2", "head.encoder_layers=1",
+    "head.decoder_layers=1", "text.threshold=1",
+)  # fmt: skip
+TINY = [part for setting in SMALL for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def features(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store ``grid-resnet18`` of all scenes."""
+    from precap import pipeline
+
+    out = tmp_path_factory.mktemp("features")
+    pipeline.extract_features(
+        "grid:resnet18", data=scenes, out=out, weights="random:0", settings=["size=64"]
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few epochs of a tiny transformer."""
+    from precap import config, pipeline
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    options = {**config.parse_settings(SMALL), "xe.epochs": 2, "batch_size": 8}
+    pipeline.train_head("grid-resnet18", data=scenes, stores=features, out=out, options=options)
+    return out
+
+
+def test_train_resumes_to_the_same_end(
+    precap: Precap, run: Path, scenes: Path, features: Path
+) -> None:
+    again = ("train", "--features", "grid", "--data", scenes, "--stores", features, "--out", run)
+    before = (run / "last.safetensors").read_bytes()
+    precap(*again, *TINY, "--xe-epochs", "2", "--batch-size", "8")
+    assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_evaluate_writes_scores_predictions_and_a_report(precap: Precap, run: Path) -> None:
+    out = precap("evaluate", run, "--metrics", "bleu,rouge,cider", "--json")
+    scores = json.loads(out)["runs"]["tiny"]["corpus"]
+    assert set(scores) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
+    lines = (run / "predictions-test.jsonl").read_text().splitlines()
+    assert len(lines) == 6
+    assert set(json.loads(lines[0])) == {"image_id", "caption", "score"}
+    page = (run / "report-test.html").read_text()
+    assert "Content-Security-Policy" in page
+    assert json.loads((run / "scores-test.json").read_text())["tiny"]["corpus"] == scores
+
+
+def test_caption_says_what_the_cached_path_says(precap: Precap, run: Path, scenes: Path) -> None:
+    precap("evaluate", run, "--metrics", "bleu", "--no-report")
+    cached = [json.loads(x) for x in (run / "predictions-test.jsonl").read_text().splitlines()]
+    items = [json.loads(line) for line in (scenes / "images.jsonl").read_text().splitlines()]
+    files = {item["id"]: scenes / "images" / Path(item["file"]).name for item in items}
+    said = precap("caption", run, *(files[p["image_id"]] for p in cached), "--jsonl")
+    fresh = [json.loads(line) for line in said.splitlines()]
+    assert [p["caption"] for p in fresh] == [p["caption"] for p in cached]
+    assert [p["score"] for p in fresh] == pytest.approx([p["score"] for p in cached], abs=1e-4)
+
+
+def test_caption_names_the_picture_that_cannot_be_read(
+    precap: Precap, run: Path, tmp_path: Path, scenes: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not a picture")
+    good = next((scenes / "images").glob("*.jpg"))
+    code, out, err = precap.result("caption", run, bad, good)
+    assert code == 3
+    assert str(good) in out
+    assert "bad.jpg: no caption, not-an-image" in err
+
+
+def test_two_stores_of_one_role_need_no_roles_with_the_transformer(
+    precap: Precap, scenes: Path, features: Path, tmp_path: Path
+) -> None:
+    precap(
+        "extract", "grid:resnet10t", "--data", scenes, "--out", features, *GRID,
+    )  # fmt: skip
+    out = precap(
+        "train", "--features", "grid-resnet18,grid-resnet10t", "--head", "transformer", "--data",
+        scenes, "--stores", features, "--out", tmp_path / "two", *TINY, "--xe-epochs", "1",
+        "--json",
+    )  # fmt: skip
+    assert json.loads(out)["steps"] > 0
+
+
+def test_status_reads_the_ledger(precap: Precap, features: Path) -> None:
+    assert "60 ok" in precap("extract", "status", features / "grid-resnet18")
+
+
+def test_bad_pictures_are_recorded_and_the_exit_code_says_so(
+    precap: Precap, tmp_path: Path, scenes: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for picture in sorted((scenes / "images").glob("*.jpg"))[:3]:
+        (photos / picture.name).write_bytes(picture.read_bytes())
+    (photos / "cut.jpg").write_bytes(picture.read_bytes()[:500])
+    (photos / "empty.jpg").write_bytes(b"")
+    precap("data", "prepare", photos, "--out", tmp_path / "data")
+    out = precap(
+        "extract", "grid:resnet18", "--data", tmp_path / "data", "--out", tmp_path / "f", *GRID,
+        code=3,
+    )  # fmt: skip
+    assert "3 ok, 0 skipped, 2 failed" in out
+    assert "truncated" in out
+    assert "empty" in out
+
+
+def refusals(
+    scenes: Path, features: Path, tmp: Path
+) -> dict[str, tuple[list[str | Path], int, str]]:
+    """Mistakes of a new user: command, exit code, and what the message must say."""
+    train = ["train", "--data", scenes, "--stores", features, "--out", tmp / "r"]
+    extract = ["extract", "grid:resnet18", "--data", scenes, "--out", tmp / "f"]
+    return {
+        "no dataset": (["extract", "clip", "--data", tmp / "no"], 4, "data prepare"),
+        "no weights": ([*extract, "--weights", tmp / "w.pt"], 2, "w.pt"),
+        "unknown extractor": (["extract", "clpi", "--data", scenes], 2, "Did you mean 'clip'"),
+        "unknown setting": ([*extract, "--weights", "random:0", "--set", "sise=3"], 2, "'size'"),
+        "misspelt option": ([*train, "--feature", "grid"], 2, "--features"),
+        "unknown head": ([*train, "--features", "grid", "--head", "hni"], 2, "Did you mean 'hin'"),
+        "unknown store": ([*train, "--features", "vinvl"], 2, "grid-resnet18"),
+        "missing role": ([*train, "--features", "grid", "--head", "hin"], 2, "region"),
+        "no run": (["evaluate", tmp / "nothing"], 4, "no run folder"),
+        "no file": (["evaluate", "--predictions", tmp / "p", "--references", tmp / "q"], 2, "no f"),
+        "half a pair": (["evaluate", "--predictions", tmp / "p"], 2, "--references"),
+        "no store": (["store", "info", tmp], 4, "store"),
+        "not a part": ([*extract, "--weights", "random:0", "--part", "5/3"], 2, "5/3"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", list(refusals(Path(), Path(), Path())))
+def test_a_mistake_gets_one_clear_message(
+    precap: Precap, mistake: str, scenes: Path, features: Path, tmp_path: Path
+) -> None:
+    args, code, said = refusals(scenes, features, tmp_path)[mistake]
+    assert said in precap.refused(*args, code=code)
+
+
+def test_another_configuration_needs_another_store(
+    precap: Precap, scenes: Path, features: Path
+) -> None:
+    said = precap.refused(
+        "extract", "grid:resnet18", "--data", scenes, "--out", features, "--weights", "random:1",
+        "--set", "size=64", code=4,
+    )  # fmt: skip
+    assert "random:0" in said
+    assert "random:1" in said
+
+
+def test_features_of_another_dataset_are_refused(
+    precap: Precap, features: Path, tmp_path: Path
+) -> None:
+    from precap.demo.scenes import make_scenes
+
+    other = make_scenes(tmp_path / "other", images=20, seed=2)
+    table = other / "images.jsonl"
+    table.write_text(table.read_text().replace('"id": "', '"id": "other-'))
+    said = precap.refused(
+        "train", "--features", "grid-resnet18", "--data", other, "--stores", features, "--out",
+        tmp_path / "r", code=4,
+    )  # fmt: skip
+    assert "grid-resnet18" in said
+
+
+def commands() -> list[list[str]]:
+    """Every command path of the app."""
+    import typer
+
+    from precap.cli import app
+
+    found: list[list[str]] = []
+
+    def walk(command: object, path: list[str]) -> None:
+        found.append(path)
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, [*path, name])
+
+    walk(typer.main.get_command(app), [])
+    return found
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_help_has_an_example(precap: Precap, path: list[str]) -> None:
+    said = precap(*path, "--help")
+    assert "Example: precap" in said or not path
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, precap.cli; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    heavy = {"torch", "timm", "open_clip", "h5py", "zarr", "dask", "matplotlib", "pandas", "scipy"}
+    assert not heavy & set(json.loads(out.replace("'", '"')))
+
+
+def test_python_does_the_same(run: Path) -> None:
+    import precap as library
+
+    result = library.evaluate_runs(run, split="val", metrics=["cider"], report=False)
+    assert set(result.scores["tiny"].corpus) == {"CIDEr"}
