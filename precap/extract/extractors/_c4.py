@@ -62,9 +62,13 @@ class C4(nn.Module):
 
     def attributes(self, regions: Tensor, labels: Tensor) -> Tensor:
         """(R, attributes) probabilities given the class labels (R,), "none" first."""
+        return self.attribute_scores(regions, labels).softmax(1)
+
+    def attribute_scores(self, regions: Tensor, labels: Tensor) -> Tensor:
+        """(R, attributes) logits of (R, 2048) features joined with their classes' embeddings."""
         joined = torch.cat([regions, self.class_embedding(labels)], 1)  # (R, 2304)
         hidden = self.attribute_hidden(joined).relu()
-        return self.attribute_logits(hidden).float().softmax(1)  # type: ignore[no-any-return]
+        return self.attribute_logits(hidden).float()  # type: ignore[no-any-return]
 
     def read(self, found: weights.Weights, rules: Rules) -> None:
         """Fill the network: from a published checkpoint, its keys renamed by ``rules``, or a seed.

@@ -137,7 +137,7 @@ class Grit:
 
     def extract(self, batch: Sequence[Prepared]) -> list[Features]:
         """Features of every picture; the canvas makes them independent of one another."""
-        pixels, padding = self._canvas([one["pixels"] for one in batch])
+        pixels, padding = self.on_canvas([one["pixels"] for one in batch])
         with _compute.forwarding(self.setting, self.device):
             out = self.network(pixels, padding)
         sizes = np.stack([one["size"] for one in batch])
@@ -150,7 +150,7 @@ class Grit:
         }
         return [{name: array[i] for name, array in rows.items()} for i in range(len(batch))]
 
-    def _canvas(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
+    def on_canvas(self, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
         """Pictures, top left on zeros (B, 3, H, W), and True around them (B, H, W)."""
         canvas = torch.zeros(len(pictures), 3, *self.canvas, device=self.device)
         padding = torch.ones(len(pictures), *self.canvas, dtype=torch.bool, device=self.device)
