@@ -241,6 +241,14 @@ def ngrams(table: Ints) -> Grams:
     return Grams(at // max(1, keys.shape[1]), key, count, np.asarray(order), length)
 
 
+def key_of(gram: Sequence[int]) -> int:
+    """The key of one n-gram."""
+    key = 0
+    for token in gram:
+        key = key << 16 | token + 1
+    return key
+
+
 def _norms(grams: Grams, idf: Floats, rows: int) -> Floats:
     """(4, rows) Euclidean norm of each sequence's tf-idf vector, order by order."""
     weight = grams.count * idf

@@ -119,7 +119,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """Queries (B, L, D) over ``memory`` (B, N, S) -> (B, L, D)."""
-        if x is not memory:
+        if x is not memory or type(self).project is not Attention.project:
             return self.attend(x, *self.project(memory), mask)
         q, keys, values = (split(y, self.heads) for y in together(x, self.q, self.k, self.v))
         return self._mix(q, keys, values, mask)
