@@ -24,7 +24,12 @@ def read_npy(path: Path) -> NDArray[Any]:
     """The array of one .npy file; ImageError for anything that is no array of numbers."""
     if path.stat().st_size > MAX_ARRAY:
         raise ImageError("too-large", f"{path.name} is larger than {MAX_ARRAY >> 20} MB")
-    found: NDArray[Any] = _decode(io.BytesIO(path.read_bytes()), path.name, allow_pickle=False)
+    return parse_npy(path.read_bytes(), path.name)
+
+
+def parse_npy(data: bytes, where: str) -> NDArray[Any]:
+    """The array that the bytes of a .npy file hold."""
+    found: NDArray[Any] = _decode(io.BytesIO(data), where, allow_pickle=False)
     return found
 
 
@@ -37,21 +42,25 @@ def names_in(path: Path) -> list[str]:
         raise ImageError("damaged", f"{path.name}: {error}"[:200]) from error
 
 
-def read_npz(path: Path, *wanted: str, allow_pickle: bool = False) -> dict[str, Any]:
+def read_npz(
+    source: Path | IO[bytes], *wanted: str, allow_pickle: bool = False, where: str = ""
+) -> dict[str, Any]:
     """Those of the ``wanted`` arrays that the file has.
 
     allow_pickle: an array of objects is read by the restricted unpickler instead of refused.
+    where: what to call ``source`` when it is no path.
     """
     found: dict[str, Any] = {}
+    where = where or Path(str(source)).name
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             have = set(archive.namelist())
             for name in wanted:
                 if f"{name}.npy" in have:
-                    where = f"{path.name}[{name}]"
-                    found[name] = _decode(_member(archive, f"{name}.npy"), where, allow_pickle)
+                    data = _member(archive, f"{name}.npy")
+                    found[name] = _decode(data, f"{where}[{name}]", allow_pickle)
     except _BROKEN as error:
-        raise ImageError("damaged", f"{path.name}: {error}"[:200]) from error
+        raise ImageError("damaged", f"{where}: {error}"[:200]) from error
     return found
 
 
