@@ -1,4 +1,4 @@
-"""The habit all benches share: rows that were measured, claims that hold or do not, one way to print."""
+"""What all benches share: rows that were measured, claims that hold or not, one way to print."""
 
 import argparse
 import json
@@ -117,7 +117,7 @@ def seconds(call: Callable[[], Any]) -> float:
 def side_by_side(
     contenders: Mapping[str, Callable[[], Any]], runs: int, warm: int = 2
 ) -> dict[str, Sequence[float]]:
-    """Wall times of each contender, in turns within every run, so that all meet the same weather."""
+    """Wall times of each contender, in turns within a run, so that all meet the same weather."""
     for _ in range(warm):
         for call in contenders.values():
             call()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from precap import plugins
 from precap.config import as_dict, build
 from precap.errors import ConfigError
+from precap.store import backends, files
+from precap.store.backends.contract import Compression, Content
 from precap.store.datasets import sources
 from precap.store.datasets.contract import Document
 from precap.store.datasets.dataset import load
@@ -388,3 +391,121 @@ class DatasetFormatContract:
         if source.is_dir():
             return Document(source)
         return sources.open_document(source, None, Problems())
+
+
+class ShardContract:
+    """What every storage backend promises (``precap.store.backends.contract.Shard``).
+
+    Subclass it and set ``backend`` (plugin name).
+    """
+
+    backend: ClassVar[str]
+    compressions: ClassVar[tuple[Compression, ...]] = ("none", "zstd", "blosc")
+
+    # What the tests are made of; override where a backend needs other inputs.
+
+    def make_content(self, images: int = 5, rows: int = 3) -> Content:
+        """A shard of fixed, ragged and quantised fields; ``rows`` per image of the ragged ones."""
+        draw = np.random.default_rng(3)
+        lengths = (np.arange(images) % 3) * rows
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        arrays = {
+            "fields/grid": draw.normal(size=(images, 4, 6)).astype(np.float16),
+            "fields/regions": draw.normal(size=(int(offsets[-1]), 6)).astype(np.float32),
+            "offsets/regions": offsets,
+            "fields/pooled": draw.integers(-127, 128, (images, 6)).astype(np.int8),
+            "scales/pooled": draw.random(images).astype(np.float32),
+            "fields/mask": draw.random((images, 3)) < 0.5,
+            "fields/zeros": np.zeros((images, 2), np.int64),
+            "digests": draw.integers(0, 2**63, images).astype(np.uint64),
+        }
+        texts = {"ids": [f"ä{n}" * n for n in range(1, images + 1)], "absent": ["x" * 300] * 2}
+        return Content(arrays, texts, {"spec": {"views": 1}, "shard": 7, "none": None})
+
+    def shard(self) -> Any:
+        """The backend."""
+        return plugins.load(backends, self.backend)()
+
+    def write(self, folder: Path, content: Content, compression: Compression = "none") -> Path:
+        """A shard on disk."""
+        path = folder / f"000000{self.shard().suffix}"
+        files.publish(path, self.shard().build(content, compression).files)
+        return path
+
+    @pytest.mark.parametrize("rows", [0, 3])
+    @pytest.mark.parametrize("images", [0, 1, 5])
+    def test_what_is_written_is_read(self, tmp_path: Path, images: int, rows: int) -> None:
+        for compression in self.compressions:
+            content = self.make_content(images, rows)
+            folder = tmp_path / compression
+            folder.mkdir()
+            opened = self.shard().open(self.write(folder, content, compression))
+            assert opened.names() == sorted(content.arrays)
+            for name, array in content.arrays.items():
+                found = opened.array(name)
+                assert found.dtype == array.dtype
+                assert np.array_equal(found[...], array)
+            for name, values in content.texts.items():
+                assert opened.texts(name) == values
+            assert content.attributes.items() <= dict(opened.attributes).items()
+            opened.close()
+
+    def test_the_same_content_gives_the_same_bytes(self, tmp_path: Path) -> None:
+        for compression in self.compressions:
+            for folder in (tmp_path / f"{compression}-a", tmp_path / f"{compression}-b"):
+                folder.mkdir()
+                self.write(folder, self.make_content(), compression)
+            a, b = (files.digest_of(self.path_in(tmp_path / f"{compression}-{x}")) for x in "ab")
+            assert a == b
+
+    def path_in(self, folder: Path) -> Path:
+        """The shard in a folder."""
+        return folder / f"000000{self.shard().suffix}"
+
+    def test_building_neither_copies_nor_touches_the_disk(self, tmp_path: Path) -> None:
+        content = self.make_content()
+        image = self.shard().build(content, "none")
+        pieces = [data for parts, _ in image.files.values() for _, data in parts]
+        for name, array in content.arrays.items():
+            if name.startswith("fields/"):
+                assert any(np.shares_memory(array, p) for p in pieces if isinstance(p, np.ndarray))
+        assert not list(tmp_path.iterdir())
+
+    def test_extents_are_where_the_bytes_lie(self, tmp_path: Path) -> None:
+        content = self.make_content()
+        image = self.shard().build(content, "none")
+        path = self.write(tmp_path, content)
+        opened = self.shard().open(path)
+        assert {n for n, a in content.arrays.items() if a.size} == set(image.extents)
+        assert image.extents == {n: e for n, e in opened.extents().items() if n in content.arrays}
+        for name, extent in image.extents.items():
+            array = content.arrays[name]
+            data = (path / extent.file if extent.file else path).read_bytes()
+            assert data[extent.offset : extent.offset + array.nbytes] == array.tobytes()
+
+    def test_compressed_fields_have_no_extent(self) -> None:
+        content = self.make_content()
+        for compression in self.compressions[1:]:
+            image = self.shard().build(content, compression)
+            assert not [name for name in image.extents if name.startswith("fields/")]
+
+    def test_the_digest_read_is_the_digest_written(self, tmp_path: Path) -> None:
+        path = self.path_in(tmp_path)
+        written = files.publish(path, self.shard().build(self.make_content(), "none").files)
+        assert files.digest_of(path) == written
+        assert files.size_of(path) == written[1]
+
+    def test_a_leftover_of_an_earlier_attempt_is_replaced(self, tmp_path: Path) -> None:
+        self.write(tmp_path, self.make_content(images=1))
+        self.write(tmp_path, self.make_content())
+        opened = self.shard().open(self.path_in(tmp_path))
+        assert len(opened.texts("ids")) == 5
+        opened.close()
+        assert [p.name for p in tmp_path.iterdir()] == [self.path_in(tmp_path).name]
+
+    def test_a_torn_file_is_an_error(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, self.make_content())
+        victim = path / "zarr.json" if path.is_dir() else path
+        victim.write_bytes(victim.read_bytes()[:100])
+        with pytest.raises((OSError, ValueError)):
+            self.shard().open(path)
