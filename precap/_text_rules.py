@@ -328,7 +328,7 @@ def _table() -> list[tuple[str, str, Action]]:
         ("'", r"(')[A-Za-z][^ \t\n\r\u00a0]", _opening),
         ("", "(<AUX>)", _quote),
         ("", "(<NOT>)", _quote),
-        ("", "(<APOS>|''|[`‘’‚‛“”\x91-\x94„‟‹›«»]{1,2})", _quote),
+        ("", "([`‘’‚‛“”\x91-\x94„‟‹›«»]{1,2}|''|<APOS>)", _quote),
         ("", "(<<|>>)", _keep),
         ("", f"([{_SYMBOLS}])", _keep),
         ("", f"([{_SPACE}]+|[{_LINE_END}\u200b\u200e\u200f\ufeff]|(?i:&nbsp;))", _drop),

@@ -20,7 +20,7 @@ _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 _DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 # Most of every caption: plain words followed by a space, a comma or the final full stop.
-_PLAIN = re.compile(r"([A-Za-z]+)(?:[ \n]+|, |(\.\n))")
+_PLAIN = re.compile(r"([A-Za-z]+)(?:(?:[ \n]+|, )(?![\t\u00a0\u2000-\u200a\u3000])|(\.\n))")
 _SPLIT = {"cannot": 3, "gonna": 3, "gotta": 3, "wanna": 3, "lemme": 3, "gimme": 3}
 
 
