@@ -126,6 +126,13 @@ def load_weights(head: nn.Module, tensors: Tensors, where: str) -> None:
             value.copy_(tensors[name])
 
 
+def take(head: nn.Module, path: Path) -> dict[str, Any]:
+    """Give ``head`` the weights of a checkpoint, the averaged ones if it has them; its facts."""
+    tensors, facts = load(path, ("model.", "ema."))
+    load_weights(head, part(tensors, "model.") | part(tensors, "ema."), str(path))
+    return facts
+
+
 def restore(
     tensors: Tensors,
     head: nn.Module,

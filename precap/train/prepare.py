@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from precap import plugins, text
-from precap.config import build
+from precap.config import as_dict, build
 from precap.errors import ConfigError, DataError
-from precap.train import cache, ciderd, heads, losses, vocab
+from precap.train import cache, checkpoint, ciderd, heads, losses, published, vocab
 from precap.train.cache import StoreLike
 from precap.train.contract import Words
 from precap.train.data import Loader, Split
@@ -44,12 +44,29 @@ def make_recipe(config: TrainConfig, stores: Mapping[str, StoreLike]) -> Recipe:
     specs = {name: store.spec for name, store in stores.items()}
     if config.head in ("", "auto"):
         config = replace(config, head=choose_head(specs, plugins.names(heads)))
+    options = config.head_config
+    if config.init_run is not None:
+        base = Recipe.read(config.init_run / "run.json")
+        words = replace(config.text, vocabulary="json", files=config.init_run / "vocab.json")
+        config = replace(config, head=base.config.head, text=words)
+        options = {**as_dict(base.head_config), **options}
     kind = plugins.load(heads, config.head)
-    sources = resolve(
-        specs, kind.needs, kind.takes, config.features, several=getattr(kind, "several", False)
-    )
-    head_config = build(kind.Config, config.head_config, f"head {config.head!r}")
-    return Recipe(config, head_config, sources)
+    if config.init is not None:
+        form = published.form_of(kind, config.init_format)
+        options = {**published.options(kind, form, published.read(config.init)), **options}
+    several = getattr(kind, "several", False)
+    sources = resolve(specs, kind.needs, kind.takes, config.features, several=several)
+    return Recipe(config, build(kind.Config, options, f"head {config.head!r}"), sources)
+
+
+def first_weights(head: Any, config: TrainConfig) -> None:
+    """The weights a training begins with, when they are not its own fresh ones."""
+    if config.init is not None:
+        form = published.form_of(type(head), config.init_format)
+        weights = published.convert(type(head), form, published.read(config.init))
+        checkpoint.load_weights(head, weights, str(config.init))
+    elif config.init_run is not None:
+        checkpoint.take(head, config.init_run / "best.safetensors")
 
 
 def make_job(
@@ -76,7 +93,9 @@ def make_job(
     if config.overfit:
         ids = ids[: config.overfit]
     torch.manual_seed(config.seed)
-    head = recipe.build(vocabulary.words).to(device)
+    head = recipe.build(vocabulary.words)
+    first_weights(head, config)
+    head.to(device)
     loaders = _Loaders(recipe, stores, vocabulary, device, ranks)
     train = loaders.split(ids, given)
     if len(ids) < ranks.world:

@@ -198,10 +198,7 @@ def load(path: Path, which: str = "best", device: str = "auto") -> Run:
     recipe = Recipe.read(path / "run.json")
     vocabulary = vocab.read(path / "vocab.json")
     head = recipe.build(vocabulary.words)
-    file = path / f"{which}.safetensors"
-    tensors, facts = checkpoint.load(file, ("model.", "ema."))
-    weights = checkpoint.part(tensors, "model.") | checkpoint.part(tensors, "ema.")
-    checkpoint.load_weights(head, weights, str(file))
+    facts = checkpoint.take(head, path / f"{which}.safetensors")
     place = pick_device(device, Ranks())
     return Run(path, recipe, vocabulary, head.to(place).eval(), facts, place)
 

@@ -1,32 +1,30 @@
 """Training in one visible loop: phases, updates, validation, checkpoints, resume."""
 
-import hashlib
-import json
 import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from precap.errors import ConfigError, PrecapError
-from precap.train import checkpoint, distributed, optim, vocab
+from precap import allocator
+from precap.errors import ConfigError, Interrupted, PrecapError
+from precap.train import checkpoint, distributed, folder, optim
 from precap.train.batch import floats, pinned
 from precap.train.cache import StoreLike
 from precap.train.contract import Batch
 from precap.train.data import Prefetched
 from precap.train.distributed import Ranks
-from precap.train.events import Event, ignore
-from precap.train.journal import Journal
+from precap.train.events import Event, Kind, ignore
+from precap.train.meter import Meter
 from precap.train.phases import Phase
 from precap.train.predict import casting, predict
 from precap.train.prepare import Captions, Job, Validate, make_job, make_recipe
-from precap.train.run import Recipe
 from precap.train.settings import TrainConfig
 
 
@@ -81,20 +79,21 @@ def fit(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    allocator.retain()
+    out = Path(out)
     with distributed.joined(config.device) as ranks:
         device = distributed.pick_device(config.device, ranks)
         recipe = make_recipe(config, stores)
         out.mkdir(parents=True, exist_ok=True)
         if config.resume == "none" and ranks.first:
-            _clear(out)
+            folder.clear(out)
         job = make_job(recipe, captions, stores, validate, device, ranks)
-        trainer = Trainer(job, Path(out), device, ranks, on_event)
-        return trainer.run()
+        return Trainer(job, out, device, ranks, on_event).run()
 
 
 @dataclass
 class Progress:
-    """Where a run stands; part of every checkpoint."""
+    """Where a run stands; part of every checkpoint. ``local``: updates done in the phase."""
 
     step: int = 0
     phase: int = 0
@@ -102,8 +101,8 @@ class Progress:
     best: float | None = None
     best_step: int = 0
     waiting: int = 0
-    sums: dict[str, float] | None = None
-    scores: dict[str, float] | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
     averaged: int = 0
     seconds: float = 0.0
     stopped: str = "done"
@@ -121,42 +120,37 @@ class Trainer:
         on_event: Callable[[Event], None],
     ) -> None:
         self.job, self.out, self.device, self.ranks = job, out, device, ranks
-        self.config, self.head, self.on_event = job.recipe.config, job.head, on_event
-        self.at = Progress()
+        self.config, self.head = job.recipe.config, job.head
+        self.at, self.meter = Progress(), Meter(ranks, device, on_event)
         self.average: optim.Average | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.precision == "fp16")
-        self.journal: Journal | None = None
-        self.sums: dict[str, Tensor] = {}
-        self.speed, self.mark, self.touched = 0.0, time.perf_counter(), False
+        self.randomness: checkpoint.Tensors = {}
+        self.touched = False
         self.started = time.perf_counter()
-
-    # The run
 
     def run(self) -> RunResult:
         """Resume if there is something to resume from, then every phase to its end."""
-        resumed = self.resume()
-        if self.ranks.first:
-            self.journal = Journal(self.out, self.at.step)
-        self.announce(resumed)
+        inside = self.resume()
+        self.meter.open(self.out, self.at.step)
+        self.announce()
         try:
             for number in range(self.at.phase, len(self.job.phases)):
                 with self.interruptible():
-                    self.train(number, fresh=not resumed)
-                resumed = False
+                    self.train(number, fresh=not inside)
+                inside = False
             self.finish()
         finally:
-            if self.journal:
-                self.journal.close()
+            self.meter.close()
         return self.result()
 
     def train(self, number: int, fresh: bool) -> None:
-        """One phase, from wherever it stands."""
+        """One phase, from wherever it stands to its end or until patience is over."""
         phase = self.job.phases[number]
         if fresh:
             self.begin(number, phase)
         total, length = self.updates(phase), len(phase.loader)
-        while self.at.local < total:
+        while self.at.local < total and self.at.stopped != "patience":
             epoch, skip = divmod(self.at.local, length)
             phase.begin_epoch(epoch)
             finish = pinned if self.device.type == "cuda" else None
@@ -164,21 +158,17 @@ class Trainer:
             for batch in batches:
                 self.update(phase, batch, total)
                 self.after(phase, total, batches)
-                if self.at.local >= total:
+                if self.at.local >= total or self.at.stopped == "patience":
                     break
-            if self.config.patience and self.at.waiting >= self.config.patience:
-                self.at.stopped = "patience"
-                break
         self.at.phase, self.at.local = number + 1, 0
         self.save()
 
     def update(self, phase: Phase, batch: Batch, total: int) -> None:
         """One update of the weights from one batch."""
         optimizer, c = self.optimizer, self.config
-        assert optimizer is not None
+        assert optimizer is not None, "a phase begins with its optimiser"
         self.randomness = checkpoint.random_state()
-        lr = optim.rate(phase.optim, self.at.local, total, len(phase.loader))
-        optim.set_rate(optimizer, lr)
+        optim.set_rate(optimizer, optim.rate(phase.optim, self.at.local, total, len(phase.loader)))
         moved = floats(batch.to(self.device))
         images = self.ranks.add(torch.tensor(float(len(batch.ids)), device=self.device))
         with casting(self.device, c.precision):
@@ -194,7 +184,7 @@ class Trainer:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             lost += loss.detach()
         self.check(lost)
-        self.touched = True
+        self.touched = True  # from here to the count of the step, the weights are in between
         self.scaler.unscale_(optimizer)
         self.ranks.add_gradients(self.head)
         optim.clip(self.head, c.clip_norm, c.clip_value)
@@ -203,10 +193,8 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update()
-        self.note({"loss": lost, "updates": torch.ones(()), "images": images, **figures})
-        self.at.step += 1
-        self.at.local += 1
-        self.touched = False
+        self.meter.note({"loss": lost, "updates": torch.ones(()), "images": images, **figures})
+        self.at.step, self.at.local, self.touched = self.at.step + 1, self.at.local + 1, False
 
     def after(self, phase: Phase, total: int, batches: Prefetched[Batch]) -> None:
         """Log, validate and save when it is time."""
@@ -216,6 +204,8 @@ class Trainer:
         every = c.validate_steps or max(1, round(c.validate_epochs * length))
         if at.local % every == 0 or at.local == total:
             self.validate()
+            if c.patience and at.waiting >= c.patience:
+                at.stopped = "patience"
             self.save()
         elif c.save_every and at.step % c.save_every == 0:
             self.save()
@@ -226,84 +216,53 @@ class Trainer:
         """A phase's fresh optimiser; a later phase starts from the best weights so far."""
         best = self.out / "best.safetensors"
         if number > 0 and best.exists():
-            self.take(best)
-        self.optimizer = optim.make(self.head, phase.optim)
-        self.average = (
-            optim.Average(self.head, self.config.average) if self.config.average else None
-        )
-        self.at.waiting, self.sums = 0, {}
+            checkpoint.take(self.head, best)
+        self.equip(phase)
+        self.at.waiting, self.at.stopped = 0, "done"
+        self.meter.restore({})
         updates, size = self.updates(phase), phase.loader.batch_size
-        message = f"{phase.name}: {updates} updates of {size} images"
-        self.emit("phase", message=message)
+        self.emit("phase", message=f"{phase.name}: {updates} updates of {size} images")
 
-    def take(self, path: Path) -> None:
-        """The weights (averaged ones, if any) of a checkpoint."""
-        tensors, _ = checkpoint.load(path, ("model.", "ema."))
-        weights = checkpoint.part(tensors, "model.") | checkpoint.part(tensors, "ema.")
-        checkpoint.load_weights(self.head, weights, str(path))
+    def equip(self, phase: Phase) -> None:
+        """Fresh optimiser and average."""
+        self.optimizer = optim.make(self.head, phase.optim)
+        decay = self.config.average
+        self.average = optim.Average(self.head, decay) if decay else None
 
     def resume(self) -> bool:
         """Go on from the run folder's checkpoint; True when it stands inside a phase."""
         source = self.out / f"{self.config.resume}.safetensors"
-        exists = self.ranks.share(self.config.resume != "none" and source.exists())
-        if not exists:
-            self.prepare_folder()
+        if not self.ranks.share(self.config.resume != "none" and source.exists()):
+            if self.ranks.first:
+                folder.prepare(self.out, self.job)
+            self.ranks.share(None)
             return False
-        self.check_same()
+        folder.check_same(self.out, self.job)
         tensors, facts = checkpoint.load(source)
         self.at = Progress(**facts["progress"])
         inside = self.at.local > 0 and self.at.phase < len(self.job.phases)
         if inside:
-            self.optimizer = optim.make(self.head, self.job.phases[self.at.phase].optim)
-            if self.config.average:
-                self.average = optim.Average(self.head, self.config.average)
-                self.average.count = self.at.averaged
+            self.equip(self.job.phases[self.at.phase])
         checkpoint.restore(tensors, self.head, self.optimizer, self.average, str(source))
+        if self.average:
+            self.average.count = self.at.averaged
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
-        self.sums = {k: torch.tensor(v) for k, v in (self.at.sums or {}).items()}
+        self.meter.restore(self.at.sums)
         self.started -= self.at.seconds
         return inside
-
-    def prepare_folder(self) -> None:
-        """run.json and vocab.json, before anything that needs them is written."""
-        if self.ranks.first:
-            self.job.recipe.write(self.out / "run.json")
-            vocab.write(self.job.vocabulary, self.out / "vocab.json")
-        self.ranks.share(None)
-
-    def check_same(self) -> None:
-        """A checkpoint only goes on under the head, features and vocabulary it was made with."""
-        old, new = Recipe.read(self.out / "run.json"), self.job.recipe
-        ours = {r: (s.field.name, s.spec.fingerprint) for r, s in new.sources.items()}
-        theirs = {r: (s.field.name, s.spec.fingerprint) for r, s in old.sources.items()}
-        vocabulary = vocab.read(self.out / "vocab.json")
-        pairs = {
-            "head": (old.config.head, new.config.head),
-            "head options": (old.head_config, new.head_config),
-            "features": (theirs, ours),
-            "vocabulary": (_digest(vocabulary), _digest(self.job.vocabulary)),
-        }
-        for what, (before, now) in pairs.items():
-            if before != now:
-                raise ConfigError(
-                    f"{self.out} holds a run with another {what} ({before}, now {now}). Choose "
-                    f"another --out, or --resume none to train it anew."
-                )
 
     # Validating and saving
 
     def validate(self) -> None:
-        """Caption the validation images, score them, keep the best checkpoint."""
+        """Caption the validation images, score them, know whether this is the best."""
         c, at = self.config, self.at
         if self.job.validation is None:
             return
         start = time.perf_counter()
         with self.average.used() if self.average else nullcontext():
-            batches = self.job.validation.inorder()
-            found = predict(
-                self.head, self.job.vocabulary, batches, c.decode, self.device, c.precision
-            )
+            batches, words = self.job.validation.inorder(), self.job.vocabulary
+            found = predict(self.head, words, batches, c.decode, self.device, c.precision)
             mine = {p.image_id: p.caption for some in found for p in some}
         captions = {k: v for part in self.ranks.collect(mine) for k, v in part.items()}
         scores = dict(self.job.validate(captions)) if self.ranks.first else {}
@@ -317,8 +276,8 @@ class Trainer:
         if better:
             at.best, at.best_step, at.scores = value, at.step, scores
         spent = time.perf_counter() - start
-        self.mark += spent  # validation is not training time
-        self.write("validation", {**scores, "seconds": spent})
+        self.meter.paused(spent)
+        self.meter.write("validation", at.step, {**scores, "seconds": spent})
         self.emit("validation", scores, f"{c.select} {value:.4f}" + (" (best)" if better else ""))
 
     def save(self) -> None:
@@ -328,14 +287,8 @@ class Trainer:
         at = self.at
         at.seconds = time.perf_counter() - self.started
         at.averaged = self.average.count if self.average else 0
-        at.sums = {k: float(v) for k, v in self.sums.items()}
-        facts = {
-            "progress": dict(vars(at)),
-            "scaler": self.scaler.state_dict(),
-            "phase": self.job.phases[min(at.phase, len(self.job.phases) - 1)].name
-            if self.job.phases
-            else "none",
-        }
+        at.sums = self.meter.saved()
+        facts = {"progress": dict(vars(at)), "scaler": self.scaler.state_dict()}
         last, best = self.out / "last.safetensors", self.out / "best.safetensors"
         checkpoint.save(last, checkpoint.gather(self.head, self.optimizer, self.average), facts)
         if at.best_step == at.step and at.best is not None and at.local > 0:
@@ -344,11 +297,12 @@ class Trainer:
 
     def finish(self) -> None:
         """A run without validation has its last weights as its best."""
+        last, best = self.out / "last.safetensors", self.out / "best.safetensors"
         if self.ranks.first:
-            if not (self.out / "last.safetensors").exists():
+            if not last.exists():
                 self.save()
-            if not (self.out / "best.safetensors").exists():
-                checkpoint.promote(self.out / "last.safetensors", self.out / "best.safetensors")
+            if not best.exists():
+                checkpoint.promote(last, best)
         self.ranks.share(None)
         self.emit("end")
 
@@ -357,71 +311,45 @@ class Trainer:
         """On a signal: save the last whole update, then let the signal's exception go on."""
         try:
             yield
-        except BaseException as error:
-            stopping = not isinstance(error, Exception) or error.__class__.__name__ == "Interrupted"
-            if stopping and not self.touched and self.at.local > 0 and self.ranks.world == 1:
+        except (KeyboardInterrupt, Interrupted, SystemExit):
+            if not self.touched and self.at.local > 0 and self.ranks.world == 1:
                 checkpoint.set_random_state(self.randomness)
                 self.save()
             raise
 
     # Reporting
 
-    def note(self, figures: Mapping[str, Tensor]) -> None:
-        """Add to the sums since the last log line; stays on the device."""
-        for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0) + value.to(self.device, torch.float64)
-
     def log(self, phase: Phase, total: int, batches: Prefetched[Batch]) -> None:
         """One line: means since the last one, rates, and how long is left."""
-        names = sorted(self.sums)
-        summed = self.ranks.add(torch.stack([self.sums[n].to(self.device) for n in names]))
-        sums = dict(zip(names, summed.tolist(), strict=True))
-        now = time.perf_counter()
-        seconds, self.mark = now - self.mark, now
-        updates = sums["updates"] / self.ranks.world
-        values = {"loss": sums["loss"] / updates}
+        values = self.meter.means(batches.waited)
+        batches.waited = 0.0
         if not math.isfinite(values["loss"]):
             raise self.diverged(values["loss"])
-        if sums.get("candidates"):
-            values["reward"] = sums["reward"] / sums["candidates"]
         values["lr"] = optim.rate(phase.optim, self.at.local - 1, total, len(phase.loader))
         values["epoch"] = self.at.local / len(phase.loader)
-        self.speed = seconds / updates
-        rates = {
-            "images_per_second": sums["images"] / self.ranks.world / max(seconds, 1e-9),
-            "wait": batches.waited / max(seconds, 1e-9),
-        }
-        batches.waited = 0.0
-        self.sums = {}
-        self.write(phase.name, values | rates)
-        self.emit("step", values | rates)
+        self.meter.write(phase.name, self.at.step, values)
+        self.emit("step", values)
 
-    def write(self, kind: str, values: Mapping[str, float]) -> None:
-        """To the run's logs."""
-        if self.journal:
-            self.journal.add(kind, self.at.step, dict(values))
-
-    def emit(self, kind: Any, values: Mapping[str, float] | None = None, message: str = "") -> None:
+    def emit(
+        self, kind: Kind, values: Mapping[str, float] | None = None, message: str = ""
+    ) -> None:
         """To the caller."""
-        if not self.ranks.first:
-            return
         left = sum(self.updates(p) for p in self.job.phases[self.at.phase :]) - self.at.local
-        total = self.at.step + left
-        self.on_event(Event(kind, self.at.step, total, values or {}, left * self.speed, message))
+        self.meter.emit(kind, self.at.step, left, values, message)
 
-    def announce(self, resumed: bool) -> None:
+    def announce(self) -> None:
         """Say what is about to happen."""
         r = self.job.recipe
         sources = ", ".join(f"{role} from {s.store}" for role, s in r.sources.items())
-        message = (
-            f"{r.config.head} with {self.parameters() / 1e6:.1f} M parameters on {self.device}, "
-            f"{self.job.images} images, {self.job.vocabulary.words.size} words; {sources}"
+        where = f"; going on at step {self.at.step}" if self.at.step else ""
+        self.emit(
+            "start",
+            message=f"{r.config.head} with {self.parameters() / 1e6:.1f} M parameters on "
+            f"{self.device}, {self.job.images} images, {self.job.vocabulary.words.size} words; "
+            f"{sources}{where}",
         )
-        where = f"; going on at step {self.at.step}" if resumed or self.at.step else ""
-        self.emit("start", message=message + where)
         for note in self.job.notes:
             self.emit("note", message=note)
-        self.mark = time.perf_counter()
 
     def check(self, loss: Tensor) -> None:
         """Stop before a broken loss reaches the weights; a GPU is only asked when it logs."""
@@ -446,33 +374,11 @@ class Trainer:
 
     def result(self) -> RunResult:
         """What the run came to."""
-        at = self.at
+        at, minutes = self.at, (time.perf_counter() - self.started) / 60
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        numbers = self.parameters()
         return RunResult(
-            self.out,
-            at.best,
-            at.best_step,
-            at.step,
-            (time.perf_counter() - self.started) / 60,
-            at.scores or {},
-            self.parameters(),
-            peak,
-            at.stopped,
+            self.out, at.best, at.best_step, at.step, minutes, at.scores, numbers, peak, at.stopped
         )
-
-
-def _digest(vocabulary: vocab.Vocabulary) -> str:
-    text = json.dumps(vocabulary.as_json(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _clear(out: Path) -> None:
-    for name in ("last", "best"):
-        for end in (".safetensors", ".json"):
-            (out / f"{name}{end}").unlink(missing_ok=True)
-    (out / "log.jsonl").unlink(missing_ok=True)
-    for events in out.glob("events.out.tfevents.*"):
-        events.unlink()
