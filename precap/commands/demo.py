@@ -16,9 +16,12 @@ def demo(
     seed: Annotated[int, typer.Option(help="seed of the scenes")] = 0,
 ) -> None:
     """Draw captioned scenes, extract two kinds of features, train, score, and write a report."""
+    from precap.commands import progress
     from precap.demo import run
 
     if only_data:
         run.scenes(out, seed=seed)
-    else:
-        typer.echo(run.demo(out, seed=seed))
+        return
+    with progress.shown("demo") as listen:
+        outcome = run.demo(out, seed=seed, on_event=listen)
+    typer.echo(outcome)
