@@ -1,12 +1,12 @@
 """CLIP image towers through open_clip: patch tokens after ln_post, and the pooled embedding."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import open_clip
 import torch
+from open_clip.model import _build_vision_tower
 from open_clip.modified_resnet import ModifiedResNet
 from PIL import Image
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from precap.errors import ConfigError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
 from precap.extract.extractors import _compute
-from precap.extract.extractors._pixels import Fit, Pixels
+from precap.extract.extractors._pixels import CLIP, Fit, Pixels
 from precap.plugins import guess
 from precap.types import Features, FeatureSpec, Field
 
@@ -25,7 +25,8 @@ Output = Literal["tokens", "pooled", "projected"]
 
 @frozen
 class ClipConfig:
-    """model: an open_clip name. pretrained: its tag there, when the weights are "auto".
+    """model: an open_clip name. pretrained: its tag there, which also names the preprocessing;
+    "openai" where there is one, else the first.
 
     preset: "hin" = ViT-L-14 tokens and pooled; "clipcap" = pooled alone, not normalised, ViT-B-32
     unless ``model`` says otherwise; both are OpenAI's weights. outputs: which fields to keep;
@@ -34,7 +35,7 @@ class ClipConfig:
     """
 
     model: str = ""
-    pretrained: str = "openai"
+    pretrained: str = ""
     preset: Literal["", "hin", "clipcap"] = ""
     outputs: tuple[Output, ...] = ("tokens", "pooled")
     quickgelu: bool | None = None
@@ -58,18 +59,17 @@ class Clip:
         """Build the image tower and load its weights; ConfigError when there are none."""
         config = _resolved(config)
         found = weights.find(setting.weights, _source(config))
-        state = {} if found.path is None else weights.load_state(found.path)
+        state = {} if found.path is None else _tower_part(weights.load_state(found.path))
         quick = _quickgelu(config, setting, state)
-        model = _model(config.model, quick)
-        self.pixels = _pixels(model.visual)
-        self.tower: nn.Module = model.visual
-        if found.seed is not None:
-            weights.randomise(self.tower, found.seed)
-        else:
-            _load(model, state, f"{found.path}")
-        self.outputs, self.normalize = config.outputs, config.normalize
         self.device, self.setting = _compute.device(setting), setting
-        self.tower.eval().to(self.device)
+        self.tower = _tower(config.model, quick).eval()
+        if found.path is None:
+            weights.randomise(self.tower, found.seed or 0)
+        else:
+            weights.fit(self.tower, state, str(found.path))
+        self.tower.to(self.device)
+        self.pixels = _pixels(config)
+        self.outputs, self.normalize = config.outputs, config.normalize
         self.spec = self._spec(config, quick, found.digest)
 
     def prepare(self, item: "Image.Image | Features") -> Prepared:
@@ -120,26 +120,31 @@ class Clip:
 
 
 def _resolved(config: ClipConfig) -> ClipConfig:
-    """Presets spelt out: equal features have equal specs, however they were asked for."""
-    default = "ViT-L-14" if config.preset == "hin" else "ViT-B-32"
-    name = config.model or default
-    quick = config.quickgelu or (True if name.endswith("-quickgelu") else None)
-    outputs: tuple[Output, ...] = ("pooled",) if config.preset == "clipcap" else config.outputs
-    name = name.removesuffix("-quickgelu")
-    if name not in open_clip.list_models() and f"{name}-quickgelu" in open_clip.list_models():
-        name = f"{name}-quickgelu"
-    if name not in open_clip.list_models():
-        raise ConfigError(f"open_clip has no model {name!r}.{guess(name, open_clip.list_models())}")
-    values = {**as_dict(config), "model": name, "outputs": outputs, "quickgelu": quick}
-    return ClipConfig(**values)
+    """Presets and defaults spelt out: equal features have equal specs, however asked for."""
+    known = open_clip.list_models()
+    name = config.model or ("ViT-L-14" if config.preset == "hin" else "ViT-B-32")
+    quick = True if name.endswith("-quickgelu") else config.quickgelu
+    plain = name.removesuffix("-quickgelu")
+    name = plain if plain in known else name
+    if name not in known:
+        raise ConfigError(f"open_clip has no model {name!r}.{guess(name, known)}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    tag = config.pretrained or ("openai" if "openai" in tags else next(iter(tags), ""))
+    if config.pretrained and tag not in tags:
+        raise ConfigError(f"open_clip has no {name} weights {tag!r}.{guess(tag, tags)}")
+    return ClipConfig(
+        model=name,
+        pretrained=tag,
+        outputs=("pooled",) if config.preset == "clipcap" else config.outputs,
+        quickgelu=quick,
+        normalize=config.normalize,
+    )
 
 
 def _tag(config: ClipConfig) -> dict[str, Any]:
-    tags = open_clip.list_pretrained_tags_by_model(config.model)
-    if config.pretrained in tags:
-        known: dict[str, Any] = open_clip.get_pretrained_cfg(config.model, config.pretrained)
-        return known
-    return {}
+    """What open_clip knows of the weights: where they are, preprocessing, activation."""
+    found: dict[str, Any] = open_clip.get_pretrained_cfg(config.model, config.pretrained)
+    return found
 
 
 def _source(config: ClipConfig) -> weights.Source:
@@ -169,42 +174,41 @@ def _looks_like_openai(model: str, state: weights.State) -> bool:
     """OpenAI published half precision: every number of the first kernel is exact in float16."""
     if "openai" not in open_clip.list_pretrained_tags_by_model(model):
         return False
-    kernel = state.get("visual.conv1.weight")
+    kernel = state.get("conv1.weight")
     return kernel is not None and bool(torch.equal(kernel.half().float(), kernel.float()))
 
 
-def _model(name: str, quick: bool) -> nn.Module:
-    quiet = logging.getLogger()
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)  # open_clip warns that no pretrained weights were loaded: we do
-    try:
-        model: nn.Module = open_clip.create_model(name, pretrained=None, force_quick_gelu=quick)
-    finally:
-        quiet.setLevel(level)
-    return model
+def _tower(name: str, quick: bool) -> nn.Module:
+    """The image half of an open_clip model alone: the text half would double memory and time."""
+    known = open_clip.get_model_config(name)
+    vision = {**known["vision_cfg"], "timm_model_pretrained": False}
+    quick = quick or bool(known.get("quick_gelu", False))
+    tower: nn.Module = _build_vision_tower(known["embed_dim"], vision, quick)
+    return tower
 
 
-def _load(model: nn.Module, state: weights.State, where: str) -> None:
-    state = open_clip.convert.convert_state_dict(model, state)
-    open_clip.model.resize_pos_embed(state, model)
-    tower = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
-    weights.fit(model.visual, tower, where)  # type: ignore[arg-type]
+def _tower_part(state: weights.State) -> weights.State:
+    prefix = "visual."
+    if not any(name.startswith(prefix) for name in state):
+        return state
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def _pixels(tower: Any) -> Pixels:
-    known: dict[str, Any] = tower.preprocess_cfg
-    size = known["size"]
+def _pixels(config: ClipConfig) -> Pixels:
+    size = open_clip.get_model_config(config.model)["vision_cfg"]["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
+    known = _tag(config)
     fits: dict[str, Fit] = {"shortest": "crop", "squash": "squash"}
-    if known["resize_mode"] not in fits:
-        raise ConfigError(f"This CLIP model resizes by {known['resize_mode']!r}: not supported.")
+    mode = known.get("resize_mode", "shortest")
+    if mode not in fits:
+        raise ConfigError(f"clip:{config.model} resizes by {mode!r}, which is not supported.")
     return Pixels(
-        fit=fits[known["resize_mode"]],
+        fit=fits[mode],
         size=(height, width),
         resize=height,
-        interpolation=known["interpolation"],
-        mean=tuple(known["mean"]),
-        std=tuple(known["std"]),
+        interpolation=known.get("interpolation", "bicubic"),
+        mean=tuple(known.get("mean", CLIP[0])),
+        std=tuple(known.get("std", CLIP[1])),
     )
 
 

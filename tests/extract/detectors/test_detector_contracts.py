@@ -1,17 +1,10 @@
 """The extractor contract on the detectors, on small inputs so that it takes seconds."""
 
-import json
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from precap.errors import ConfigError, ImageError
-from precap.extract.contract import Setting
-from precap.extract.recipe import build
-from tests.contracts import ExtractorContract
+from tests.extractor_contract import ExtractorContract
 
 pytestmark = pytest.mark.timeout(1200)
 

@@ -1,6 +1,7 @@
-"""Region proposals: anchors, decoding and filtering against the original algorithm in plain loops."""
+"""Region proposals: anchors, decoding and filtering against the algorithm in plain loops."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +37,7 @@ def overlap(a: NDArray[np.float64], b: NDArray[np.float64], plus: int) -> float:
     return float(np.prod(lap) / (sum(areas) - np.prod(lap)))
 
 
-def by_hand(
-    net: Proposals, maps: torch.Tensor, size: tuple[int, int], scale: float
-) -> list[object]:
+def by_hand(net: Proposals, maps: torch.Tensor, size: tuple[int, int], scale: float) -> list[Any]:
     """Caffe's proposal layer, or maskrcnn-benchmark's, one anchor at a time."""
     rule = net.convention
     hidden = net.conv(maps).relu()
