@@ -54,7 +54,8 @@ class Attention:
         weights = np.nan_to_num(np.asarray(self.weights, dtype=np.float64)).clip(0)
         top = weights.max(1, keepdims=True)
         scaled = np.divide(weights, top, out=np.zeros_like(weights), where=top > 0)
-        return (scaled * 255).round().astype(np.uint8)
+        levels: NDArray[np.uint8] = (scaled * 255).round().astype(np.uint8)
+        return levels
 
 
 def overlay(picture: Image.Image, attention: Attention, word: int) -> Image.Image:

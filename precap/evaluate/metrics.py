@@ -66,6 +66,12 @@ class Scores:
         }
         return {**values, "per_image": self.per_image} if per_image else values
 
+    def extended(self, measures: Mapping[str, Measure]) -> "Scores":
+        """These scores with more metrics over the same images."""
+        return _gathered(
+            self.ids, {**self.measures, **measures}, dict(self.unavailable), list(self.notes)
+        )
+
     def __str__(self) -> str:
         width = max(map(len, [*self.corpus, *self.unavailable, "metric"]))
         lines = [f"{'metric':<{width}}  value", f"{'-' * width}  ------"]
@@ -99,12 +105,42 @@ def score(
             measures.update(_SCORERS[name](hypotheses, answers, java_seconds))
         except java.Unavailable as why:
             unavailable[_TITLES[name]] = str(why)
+    notes = _notes(ids, hypotheses, references, "CIDEr" in measures)
+    return _gathered(ids, measures, unavailable, notes)
+
+
+def score_groups(
+    predictions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    groups: Mapping[str, str],
+    metrics: Sequence[str] | None = None,
+) -> dict[str, Scores]:
+    """Group name -> the scores of its images alone, such as nocaps' in, near and out of domain.
+
+    As the nocaps server does, each group is an evaluation of its own: CIDEr counts documents
+    within the group. Images that ``groups`` does not name are left to the whole.
+    """
+    members: dict[str, list[str]] = {}
+    for image in predictions:
+        if image in groups:
+            members.setdefault(groups[image], []).append(image)
+    return {
+        group: score(
+            {i: predictions[i] for i in ids}, {i: references.get(i, ()) for i in ids}, metrics
+        )
+        for group, ids in sorted(members.items())
+    }
+
+
+def _gathered(
+    ids: list[str], measures: dict[str, Measure], unavailable: dict[str, str], notes: list[str]
+) -> Scores:
     return Scores(
         ids=ids,
         corpus={name: m.corpus for name, m in measures.items()},
         per_image={n: dict(zip(ids, m.each.tolist(), strict=True)) for n, m in measures.items()},
         unavailable=unavailable,
-        notes=_notes(ids, hypotheses, references, "CIDEr" in measures),
+        notes=notes,
         measures=measures,
     )
 
@@ -152,7 +188,8 @@ def _bleu_value(n: int) -> Callable[[Table, int], Table]:
     return value
 
 
-def _mean(each: Sequence[float] | Table) -> Measure:
+def mean(each: Sequence[float] | Table) -> Measure:
+    """A metric whose corpus value is the mean over images."""
     values = np.asarray(each, dtype=np.float64)
     return Measure(values[:, None], lambda sums, images: sums[..., 0] / images, values)
 
@@ -162,7 +199,7 @@ def _rouge(
 ) -> dict[str, Measure]:
     rouge = Rouge()
     pairs = zip(hypotheses, references, strict=True)
-    return {"ROUGE-L": _mean([rouge.calc_score([h], refs) for h, refs in pairs])}
+    return {"ROUGE-L": mean([rouge.calc_score([h], refs) for h, refs in pairs])}
 
 
 def _cider(
@@ -171,7 +208,7 @@ def _cider(
     _corpus, each = Cider().compute_score(
         dict(enumerate(references)), {i: [h] for i, h in enumerate(hypotheses)}
     )
-    return {"CIDEr": _mean(each)}
+    return {"CIDEr": mean(each)}
 
 
 def _meteor(
@@ -184,7 +221,7 @@ def _meteor(
 def _spice(
     hypotheses: list[str], references: list[list[str]], seconds: float | None
 ) -> dict[str, Measure]:
-    return {"SPICE": _mean(spice.scores(hypotheses, references, seconds))}
+    return {"SPICE": mean(spice.scores(hypotheses, references, seconds))}
 
 
 _SCORERS: dict[str, Callable[[list[str], list[list[str]], float | None], dict[str, Measure]]] = {
