@@ -126,7 +126,7 @@ def _written(
 
 
 def _name(source: Path) -> str:
-    generic = source.stem in ("captions", "annotations", "metadata", "dataset", "images")
+    generic = source.stem in ("captions", "annotations", "metadata", "dataset", "images", "text")
     return (source.parent.name if generic else source.stem) or "dataset"
 
 

@@ -149,6 +149,13 @@ class TestCoco(DatasetFormatContract):
             "42": "test",
         }
 
+    def test_karpathys_json_serves_as_split_lists(self, source: Path, tmp_path: Path) -> None:
+        images = [{"cocoid": 9, "split": "restval"}, {"cocoid": 42, "split": "test"}]
+        lists = dump(tmp_path / "dataset_coco.json", {"images": images})
+        prepare(source, tmp_path / "out", splits=lists)
+        assert load(tmp_path / "out").ids("train") == ["9"]
+        assert load(tmp_path / "out").ids("test") == ["42"]
+
     def test_two_files_with_lists_make_karpathys_split(self, tmp_path: Path) -> None:
         folder = tmp_path / "annotations"
         for number, (word, file) in enumerate((("train", TRAIN), ("val", VAL))):
