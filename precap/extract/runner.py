@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from precap.errors import ConfigError, LockedError
+from precap.extract.catalogue import field_bytes
 from precap.extract.contract import Extractor, Setting
 from precap.extract.duplicates import arranged
 from precap.extract.executors import local
@@ -158,15 +159,8 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
 def default_shard_size(extractor: Extractor, batch_size: int) -> int:
     """Images per shard of about SHARD_BYTES, at least two batches, at most 4096."""
     spec = extractor.spec
-    size = sum(_bytes(f.shape, f.dtype) for f in spec.fields) * spec.views
+    size = sum(field_bytes(field) for field in spec.fields) * spec.views
     return max(2 * batch_size, min(4096, SHARD_BYTES // max(1, size)))
-
-
-def _bytes(shape: tuple[int | None, ...], dtype: str) -> int:
-    item = {"float16": 2, "int8": 1, "uint8": 1, "bool": 1, "int64": 8}.get(dtype, 4)
-    for length in shape:
-        item *= 50 if length is None else length  # a ragged field: boxes of a typical image
-    return item
 
 
 def _run(

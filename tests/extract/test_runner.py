@@ -283,13 +283,14 @@ def test_a_signal_stops_between_batches_and_the_rest_can_be_done_later(
 
 
 SCRIPT = """
-import sys, time
+import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
-from tests.extract.conftest import write_photos
+from precap.types import ImageRef
 from tests.extract.test_runner import run
+files = sorted((Path(sys.argv[3]).parent / "photos").iterdir())
 print("ready", flush=True)
-run(write_photos(Path(sys.argv[3]).parent / "photos", 60), Path(sys.argv[3]), shard_size=4)
+run([ImageRef(file.stem, file) for file in files], Path(sys.argv[3]), shard_size=4)
 """
 
 
