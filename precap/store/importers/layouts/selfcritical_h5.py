@@ -40,7 +40,8 @@ class _File:
         self._path, self._file = path, h5.open_file(path)
 
     def ids(self) -> Iterable[str]:
-        return iter(self._file)
+        names: Iterable[str] = iter(self._file)
+        return names
 
     def files(self) -> Sequence[Path]:
         return [self._path]
