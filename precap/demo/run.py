@@ -10,7 +10,7 @@ from precap import pipeline
 from precap.demo.scenes import make_scenes
 
 if TYPE_CHECKING:
-    from precap.scoring import Evaluation
+    from precap.evaluate.metrics import Scores
 
 Listener = Callable[[Mapping[str, Any]], None]
 IMAGES = 1500
@@ -40,7 +40,7 @@ REAL, CONTROL = "real", "shuffled"
 class Outcome:
     """What the demo came to. ``str`` is the table that it prints at the end."""
 
-    evaluation: "Evaluation"
+    scores: "Mapping[str, Scores]"
     domains: Mapping[str, list[str]]
     report: Path
     seconds: float
@@ -48,17 +48,17 @@ class Outcome:
     @property
     def ratio(self) -> float:
         """CIDEr on the real features, in units of the control's."""
-        real, control = (self.evaluation.scores[n].corpus["CIDEr"] for n in (REAL, CONTROL))
+        real, control = (self.scores[n].corpus["CIDEr"] for n in (REAL, CONTROL))
         return real / max(control, 1e-9)
 
     def domain(self, run: str, name: str) -> float:
         """Mean CIDEr over the test pictures of one domain."""
-        each = self.evaluation.scores[run].per_image["CIDEr"]
+        each = self.scores[run].per_image["CIDEr"]
         chosen = [each[image] for image in self.domains[name] if image in each]
         return sum(chosen) / len(chosen) if chosen else float("nan")
 
     def __str__(self) -> str:
-        real, control = (self.evaluation.scores[name] for name in (REAL, CONTROL))
+        real, control = (self.scores[name] for name in (REAL, CONTROL))
         rows = [(name, value, control.corpus[name]) for name, value in real.corpus.items()]
         rows += [
             (f"CIDEr, {name}s", self.domain(REAL, name), self.domain(CONTROL, name))
@@ -111,7 +111,7 @@ def demo(
         )
     found = pipeline.evaluate_runs(runs, split="test", compare=True, out=out, on_event=listen)
     domains = pipeline.dataset(data).domains()
-    return Outcome(found, domains, out / "report-test.html", time.monotonic() - begun)
+    return Outcome(found.scores, domains, out / "report-test.html", time.monotonic() - begun)
 
 
 def _named(run: str, listen: Listener) -> Listener:

@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.Outcome, l
 
 def test_both_runs_are_scored_side_by_side(made: tuple[Path, run.Outcome, list[Any]]) -> None:
     out, outcome, events = made
-    assert set(outcome.evaluation.scores) == {"real", "shuffled"}
+    assert set(outcome.scores) == {"real", "shuffled"}
     text = str(outcome)
     for words in ("BLEU-4", "ROUGE-L", "CIDEr, seen-pairs", "CIDEr, unseen-pairs", "shuffled"):
         assert words in text
