@@ -136,7 +136,7 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
     from precap.allocator import retain
 
     retain()
-    setting = Setting(weights, _device(device), compute, dtype, views, parent)
+    setting = Setting(_whole(weights), _device(device), compute, dtype, views, parent)
     recipe = Recipe(extractor, settings or {}, setting)
     made = recipe.build()
     writer.create(
@@ -264,6 +264,12 @@ def _ordered(extractor: Extractor, refs: Sequence[ImageRef], shard_size: int) ->
     if extractor.reads == "store":
         return [ref.id for ref in refs]
     return arranged(refs, shard_size)
+
+
+def _whole(weights: str) -> str:
+    """A weights file by its whole path: the recipe is read again in other folders."""
+    named = weights == "auto" or weights.startswith("random:")
+    return weights if named else str(Path(weights).expanduser().resolve())
 
 
 def _device(name: str) -> str:

@@ -40,7 +40,7 @@ def _rotate(image: Image.Image, draw: np.random.Generator) -> Image.Image:
     return image.rotate(draw.uniform(0, 8))  # degrees, never negative, as in GRIT
 
 
-def _enhance(kind: type[ImageEnhance._Enhance]) -> Operation:
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     def apply(image: Image.Image, draw: np.random.Generator) -> Image.Image:
         return kind(image).enhance(draw.uniform(0.5, 1.5))
 

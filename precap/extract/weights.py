@@ -66,10 +66,10 @@ def find(wanted: str, source: Source) -> Weights:
                 f"There is no weights file {path}. Give --weights FILE, auto or random:SEED."
             )
         return Weights(sha256(path), path)
-    path = _own(source) or _library_cache(source) or _hub(source, offline=False)
-    if path is None:
+    known = _own(source) or _library_cache(source) or _hub(source, offline=False)
+    if known is None:
         raise ConfigError(_missing(source))
-    return Weights(sha256(path), path)
+    return Weights(sha256(known), known)
 
 
 def sha256(path: Path) -> str:
