@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from precap import plugins
 from precap.config import build
+from precap.train import checkpoint, heads
+from precap.train import published as weights
 from precap.train.contract import Words
 from precap.train.decode import Decoded, decode
 from precap.train.settings import Decode
@@ -52,17 +55,22 @@ def published(
     roles: Mapping[str, str],
     masks: Mapping[str, str],
     words: Words = MESHED,
+    head: str = "",
 ) -> Published:
-    """Case ``name`` imported as format ``form``; ``roles`` and ``masks``: role -> input name."""
+    """Case ``name`` imported as format ``form`` by the functions that ``train --init`` calls.
+
+    ``roles`` and ``masks``: role -> input name.
+    """
     case = load_case(name)
-    state = {key: torch.from_numpy(value) for key, value in case.weights.items()}
-    module = import_module(f"precap.train.heads.{form}")
-    config = build(module.PLUGIN.Config, module.IMPORT_OPTIONS[form](state))
+    whole = {"epoch": 3, "state_dict": {k: torch.from_numpy(v) for k, v in case.weights.items()}}
+    state = weights.unwrapped(whole, Path(f"{name}.pth"))
+    kind = plugins.load(heads, head or form)
+    config = build(kind.Config, weights.options(kind, weights.form_of(kind, form), state))
     features = {role: torch.from_numpy(case.inputs[key]) for role, key in roles.items()}
-    head = module.PLUGIN(config, {k: x.shape[-1] for k, x in features.items()}, words)
-    head.load_state_dict(module.IMPORTERS[form](state))
+    made = kind(config, {k: x.shape[-1] for k, x in features.items()}, words)
+    checkpoint.load_weights(made, weights.convert(kind, form, state), name)
     real = {role: torch.from_numpy(case.inputs[key]) for role, key in masks.items()}
-    return Published(case, head.eval(), features, real, words)
+    return Published(case, made.eval(), features, real, words)
 
 
 def check_teacher_forcing(p: Published) -> None:
