@@ -11,7 +11,7 @@ import xxhash
 from precap.atomic import explained, replacing, sync
 from precap.store.backends.contract import Piece
 
-_ZEROS = bytes(65536)
+_SMALL = 65536
 _BLOCK = 1 << 24
 
 
@@ -25,7 +25,7 @@ def write_new(path: Path, pieces: Sequence[Piece], size: int) -> str:
     state = xxhash.xxh3_128()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        for part in _filled(pieces, size):
+        for part in _blocks(pieces, size):
             state.update(part)
             write_all(handle, part)
     finally:
@@ -113,21 +113,21 @@ def make_folder(path: Path) -> None:
         sync(path.parent)
 
 
-def _filled(pieces: Sequence[Piece], size: int) -> Iterable[Any]:
+def _blocks(pieces: Sequence[Piece], size: int) -> Iterable[Any]:
+    """The bytes of a file in order: small pieces joined, large ones as they are."""
+    small = bytearray()
     position = 0
-    for offset, data in pieces:
+    for offset, data in [*pieces, (size, b"")]:
         view = memoryview(data).cast("B")
-        yield from _gap(offset - position)
-        if view:
-            yield view
+        small += bytes(offset - position)
         position = offset + len(view)
-    yield from _gap(size - position)
-
-
-def _gap(length: int) -> Iterable[bytes]:
-    while length > 0:
-        yield _ZEROS[:length]
-        length -= len(_ZEROS)
+        if len(view) < _SMALL:
+            small += view
+            continue
+        yield bytes(small)
+        yield view
+        small.clear()
+    yield bytes(small)
 
 
 def _write_folder(folder: Path, files: Mapping[str, tuple[Sequence[Piece], int]]) -> str:

@@ -139,16 +139,29 @@ def _space() -> str:
 
 def _started(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 when it does not run (any more)."""
+    if not Path("/proc/self/stat").exists():
+        return _runs(pid)
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return 0 if state in "ZX" else int(rest[18])
-    except (OSError, ValueError, IndexError):
+    except (FileNotFoundError, ProcessLookupError):
         return 0
+    return 0 if state in "ZX" else int(rest[18])
+
+
+def _runs(pid: int) -> int:
+    """Without /proc: 1 when there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return 0
+    except PermissionError:
+        return 1
+    return 1
 
 
 def _read(lease: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(lease.read_text())
         return found
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # given back meanwhile
         return {}

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from precap.atomic import explained
 from precap.errors import DataError, StoreError
 from precap.store import files, sealed
 
@@ -39,7 +40,7 @@ class Generation:
     @cached_property
     def text(self) -> Any:
         """The file's bytes, memory-mapped read-only (bytes-like)."""
-        with self.path.open("rb") as file:
+        with explained(self.path, "read"), self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __getstate__(self) -> dict[str, Any]:

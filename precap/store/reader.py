@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precap.atomic import explained
 from precap.errors import ConfigError, StoreError
 from precap.store import identity, index, schema
 from precap.store.ledger import Ledger
@@ -28,7 +29,8 @@ class Rows:
 
 def open_store(path: Path, spec: FeatureSpec | None = None) -> "Store":
     """Open the store at ``path``; StoreError, field by field, when it was made by another spec."""
-    return Store(Path(path), spec)
+    with explained(Path(path), "open"):
+        return Store(Path(path), spec)
 
 
 class Store:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precap import plugins
-from precap.errors import StoreError
+from precap.atomic import explained
+from precap.errors import ResourceError, StoreError
 from precap.store import backends
 from precap.store.identity import Identity
 from precap.store.ledger import ShardRecord
@@ -63,7 +64,10 @@ class Sources:
     def _load(self, record: ShardRecord) -> dict[str, Any]:
         path = self._path / record.file
         try:
-            return self._map(path, record)
+            with explained(path, "read"):
+                return self._map(path, record)
+        except ResourceError:
+            raise
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path} is missing or damaged ({error}). Run `precap store verify {self._path}`, "

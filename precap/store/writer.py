@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from precap import plugins
+from precap.atomic import explained
 from precap.errors import ConfigError, LockedError, StoreError
 from precap.store import backends, files, identity, ledger, schema
 from precap.store.backends.contract import Content, Image
@@ -46,12 +47,13 @@ class Writer:
         if part is not None and not 1 <= part[0] <= part[1]:
             raise ConfigError(f"--part {part[0]}/{part[1]} must be between 1/n and n/n.")
         self.path = path
-        self.identity = identity.load(path)
+        with explained(path, "read"):
+            self.identity = identity.load(path)
+            self._plan = Plan(path)
+            self._ledger = ledger.Ledger(path)
         self.spec = self.identity.spec
         self._backend = plugins.load(backends, self.identity.format)()
         self._part = part or (1, 1)
-        self._plan = Plan(path)
-        self._ledger = ledger.Ledger(path)
         self._lines = ledger.LedgerWriter(path)
         self._leases = Leases(path)
         self._claimed: dict[int, float] = {}
@@ -74,8 +76,9 @@ class Writer:
 
     def remaining(self) -> list[int]:
         """Numbers of the planned shards of this part that nobody has committed yet."""
-        self._plan = self._plan.latest()
-        self._ledger.refresh()
+        with explained(self.path, "read"):
+            self._plan = self._plan.latest()
+            self._ledger.refresh()
         part, parts = self._part
         done = self._ledger.records
         return [s for s in range(part - 1, self._plan.shards, parts) if s not in done]
@@ -86,13 +89,14 @@ class Writer:
 
     def claim(self, shard: int) -> bool:
         """Take the exclusive right to write a shard; False when another has it or it is done."""
-        self._plan.generation(shard)
-        if not self._leases.claim(shard):
-            return False
-        self._ledger.refresh()
-        if shard in self._ledger.records:  # another process committed it before we looked
-            self._leases.release(shard)
-            return False
+        with explained(self.path, "claim a shard of"):
+            self._plan.generation(shard)
+            if not self._leases.claim(shard):
+                return False
+            self._ledger.refresh()
+            if shard in self._ledger.records:  # another process committed it before we looked
+                self._leases.release(shard)
+                return False
         self._claimed[shard] = time.monotonic()
         return True
 
@@ -117,10 +121,11 @@ class Writer:
                 f"Shard {shard} of {self.path} is committed or being written by "
                 f"{self._leases.holder(shard)}. Skip it, or wait."
             )
-        ids = self._plan.ids(shard)
-        self._check(shard, ids, outcomes, rows)
-        final, content = self._pack(shard, outcomes, rows)
-        record = self._publish(shard, ids, final, content)
+        with explained(self.path, "write a shard of"):
+            ids = self._plan.ids(shard)
+            self._check(shard, ids, outcomes, rows)
+            final, content = self._pack(shard, outcomes, rows)
+            record = self._publish(shard, ids, final, content)
         self.release(shard)
         return record
 

@@ -1,0 +1,144 @@
+"""ENOSPC, EIO, EDQUOT, EMFILE at every open, write, fsync and rename that a commit makes."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from precap.errors import ResourceError
+from precap.store.plan import extend
+from precap.store.reader import open_store
+from precap.store.verify import verify
+from precap.store.writer import Writer, create
+from tests.store import sabotage, toy
+
+ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EMFILE")
+KINDS = ("open", "write", "fsync", "rename")
+
+
+def claim_and_commit(path: Path) -> None:
+    with Writer(path) as writer:
+        assert writer.claim(0)
+        toy.commit(writer, 0)
+
+
+def new_store(path: Path, format: str) -> Path:
+    create(path, toy.spec(), format=format)
+    extend(path, toy.ids(6), shard_size=6)
+    return path
+
+
+def calls(path: Path, format: str) -> dict[str, int]:
+    """How many calls of each kind one claim and commit makes."""
+    new_store(path, format)
+    with sabotage.counting() as counts:
+        claim_and_commit(path)
+    return {kind: counts[kind] for kind in KINDS}
+
+
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+def test_every_failing_call_is_a_typed_error_and_never_a_false_complete(
+    tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = calls(tmp_path / "count", format)
+    hit = 0
+    for kind in KINDS:
+        path = new_store(tmp_path / kind, format)
+        for number in range(1, counts[kind] + 1):
+            hit += fail_once(path, kind, number, ERRORS[number % len(ERRORS)])
+    with capsys.disabled():
+        print(f"\n{format}: calls of one commit {counts}, {hit} of them failed in turn")
+    assert hit == sum(counts.values())
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_each_error_at_each_kind_of_call(tmp_path: Path, name: str) -> None:
+    counts = calls(tmp_path / "count", "hdf5")
+    path = new_store(tmp_path / "s", "hdf5")
+    for kind in KINDS:
+        for number in range(1, counts[kind] + 1):
+            fail_once(path, kind, number, name)
+    toy.fill(path)
+    toy.check_all(path, 6)
+
+
+def fail_once(path: Path, kind: str, number: int, name: str) -> int:
+    """One commit with one failing call: a ResourceError; the store is as before, or committed."""
+    failing = sabotage.failing(kind, number, getattr(errno, name))
+    with failing as counts, pytest.raises(ResourceError) as caught:
+        claim_and_commit(path)
+    assert counts[kind] >= number
+    assert caught.value.exit_code == 6
+    assert str(path) in str(caught.value)
+    report = verify(path, full=True)
+    assert report.sound
+    if report.shards:  # the line stood there when its fsync failed: then all it names is there too
+        toy.check_all(path, 6)
+        for file in (path / "ledger").iterdir():
+            file.unlink()  # as if the machine had lost it, too
+    else:
+        assert len(open_store(path)) == 0
+        assert report.remaining == 1
+    return 1
+
+
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+def test_a_write_that_fails_halfway_leaves_no_half_record(tmp_path: Path, format: str) -> None:
+    path = new_store(tmp_path / "s", format)
+    for number in range(1, calls(tmp_path / "count", format)["write"] + 1):
+        failing = sabotage.failing("write", number, errno.ENOSPC, half=True)
+        with failing, pytest.raises(ResourceError):
+            claim_and_commit(path)
+        assert verify(path).sound
+        assert verify(path).remaining == 1
+    toy.fill(path)
+    toy.check_all(path, 6)
+
+
+def test_the_same_writer_goes_on_after_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    create(path, toy.spec())
+    extend(path, toy.ids(12), shard_size=6)
+    writes = 0
+    with Writer(path) as writer:
+        toy.commit(writer, 0)
+        with sabotage.counting() as counts:
+            assert writer.claim(1)
+        for number in range(1, 40):
+            with sabotage.failing("write", number, errno.ENOSPC, half=True) as counts:
+                try:
+                    toy.commit(writer, 1)
+                except ResourceError:
+                    writes += 1
+                    assert writer.remaining() == [1]
+                else:
+                    break
+    assert writes == counts["write"] >= 2
+    toy.check_all(path, 12)
+    kinds = {finding.kind for finding in verify(path).findings}
+    assert kinds == {"torn"}  # half a ledger line remains, and the next one went into a new file
+
+
+def test_a_power_cut_at_every_call_loses_nothing_committed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    create(path, toy.spec())
+    extend(path, toy.ids(12), shard_size=6)
+    with Writer(path) as writer:
+        toy.commit(writer, 0)
+    number = 0
+    while verify(path).remaining:
+        number += 1
+        with sabotage.power_cut(number):
+            try:
+                writer = Writer(path)
+                assert writer.claim(1)
+                toy.commit(writer, 1)
+            except sabotage.PowerCut:
+                pass
+        for lease in (path / "leases").iterdir():
+            lease.unlink()  # the process that held it is gone
+        report = verify(path)
+        assert report.sound
+        toy.check(open_store(path), toy.ids(6))
+    assert number > 20
+    toy.check_all(path, 12)
