@@ -27,18 +27,21 @@ def counts(
     lines = [_line(h, refs) for h, refs in zip(hypotheses, references, strict=True)]
     allowed = 180 + 0.1 * len(lines) if seconds is None else seconds
     arguments = ["-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    output = java.run(arguments, "".join(lines), _folder(), allowed)
+    output = java.run(arguments, "".join(lines), folder(), allowed)
     answers = output.split("\n")[:-1]
     if len(answers) != len(lines):
         raise java.Unavailable(f"METEOR gave {len(answers)} answers to {len(lines)} captions")
     try:
         table = np.array([answer.split() for answer in answers], dtype=np.float64)
+        table = table.reshape(len(lines), COUNTS)
     except ValueError as error:
         raise java.Unavailable("METEOR's answer is not a table of 23 numbers") from error
-    return _forgive_whole(table.reshape(len(lines), COUNTS))
+    if not np.isfinite(table).all():
+        raise java.Unavailable("METEOR's answer holds numbers that are not finite")
+    return forgive_whole(table)
 
 
-def _forgive_whole(table: NDArray[np.float64]) -> NDArray[np.float64]:
+def forgive_whole(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """A caption matched whole in one chunk is not fragmented: it counts no chunk in any sum."""
     length, ref_length = table[:, 0], table[:, 1]
     chunks, matched, ref_matched = table[:, 20], table[:, 21], table[:, 22]
@@ -74,7 +77,8 @@ def _line(hypothesis: str, references: Sequence[str]) -> str:
     return " ||| ".join(("SCORE", *fields)) + "\n"
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where pycocoevalcap keeps the jar and its paraphrase table."""
     spec = find_spec("pycocoevalcap")
     folder = Path(next(iter(spec.submodule_search_locations or []))) / "meteor" if spec else None
     if folder is None or not (folder / "meteor-1.5.jar").is_file():

@@ -33,38 +33,45 @@ def read(path: Path) -> dict[str, str]:
     DataError with the place for anything else, and for an image that is captioned twice.
     """
     found: dict[str, str] = {}
-    for place, row in _rows(path):
-        image, caption = _get(row, "image_id", path, place), _get(row, "caption", path, place)
-        if not isinstance(caption, str):
-            raise DataError(f"{path}, {place}: the caption is not text. Correct that line.")
-        if str(image) in found:
+    for place, row in _rows(path, _load(path)):
+        image = str(_get(row, "image_id", path, place))
+        if image in found:
             raise DataError(f"{path}, {place}: image {image} is captioned twice. Keep one of them.")
-        found[str(image)] = caption
+        found[image] = _text(row, path, place)
     return found
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
-    """Image id -> captions, from COCO captions JSON or ``[{"image_id", "captions"}]``."""
+    """Image id -> captions, from COCO captions JSON or ``[{"image_id", "captions"}]``.
+
+    DataError with the place for anything else, and in the second layout for an image named twice.
+    """
     values = _load(path)
+    found: dict[str, list[str]] = {}
     if isinstance(values, dict) and "annotations" in values:
-        found: dict[str, list[str]] = {}
         for number, row in enumerate(values["annotations"]):
             place = f"annotation {number}"
-            image = _get(row, "image_id", path, place)
-            found.setdefault(str(image), []).append(_get(row, "caption", path, place))
+            image = str(_get(row, "image_id", path, place))
+            found.setdefault(image, []).append(_text(row, path, place))
         return found
-    return {
-        str(_get(row, "image_id", path, place)): list(_get(row, "captions", path, place))
-        for place, row in _rows(path)
-    }
+    for place, row in _rows(path, values):
+        image, captions = (
+            str(_get(row, "image_id", path, place)),
+            _get(row, "captions", path, place),
+        )
+        if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+            raise DataError(f"{path}, {place}: 'captions' must be a list of texts. Correct it.")
+        if image in found:
+            raise DataError(f"{path}, {place}: image {image} is there twice. Join its captions.")
+        found[image] = captions
+    return found
 
 
 def _number(image: str) -> int | str:
-    return int(image) if image.isascii() and image.isdigit() else image
+    return int(image) if image.isascii() and image.isdigit() and image == str(int(image)) else image
 
 
-def _rows(path: Path) -> list[tuple[str, Any]]:
-    values = _load(path)
+def _rows(path: Path, values: Any) -> list[tuple[str, Any]]:
     if not isinstance(values, list):
         raise DataError(f"{path} must hold a list of captions, as JSON or as JSON lines.")
     return [(f"entry {number}", row) for number, row in enumerate(values, start=1)]
@@ -77,15 +84,27 @@ def _load(path: Path) -> Any:
         raise ConfigError(f"There is no file {path}. Check the path.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+    if path.suffix == ".jsonl":
+        lines = enumerate(text.split("\n"), start=1)
+        return [_parsed(line, f"{path}, line {n}") for n, line in lines if line.strip()]
+    return _parsed(text, str(path))
+
+
+def _parsed(text: str, place: str) -> Any:
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: {error}. Write it anew.") from error
+        raise DataError(f"{place} is not valid JSON: {error}. Write it anew.") from error
 
 
 def _get(row: Any, key: str, path: Path, place: str) -> Any:
     if not isinstance(row, dict) or key not in row:
         raise DataError(f"{path}, {place}: there is no {key!r}. Each entry needs one.")
     return row[key]
+
+
+def _text(row: Any, path: Path, place: str) -> str:
+    caption = _get(row, "caption", path, place)
+    if not isinstance(caption, str):
+        raise DataError(f"{path}, {place}: the caption is not text. Correct it.")
+    return caption
