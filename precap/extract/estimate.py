@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from precap.extract.catalogue import field_bytes
-from precap.extract.contract import Extractor
+from precap.extract.contract import Extractor, Setting
 from precap.extract.executors.local import Pace
 from precap.extract.flow import computed
 from precap.extract.reading import reader
-from precap.extract.recipe import Recipe
 from precap.types import ImageRef
 
 SAMPLE = 8  # images
@@ -43,10 +42,14 @@ class Estimate:
 
 
 def estimate(
-    images: Sequence[ImageRef], out: Path, recipe: Recipe, shard_size: int, pace: Pace
+    images: Sequence[ImageRef],
+    out: Path,
+    extractor: Extractor,
+    setting: Setting,
+    shard_size: int,
+    pace: Pace,
 ) -> Estimate:
     """Look at the store at ``out``, if any, and time a few images; nothing is written."""
-    extractor = recipe.build()
     missing = _missing(images, out)
     spec = extractor.spec
     size = sum(field_bytes(field) for field in spec.fields) * spec.views
@@ -56,7 +59,7 @@ def estimate(
         missing=len(missing),
         shards=-(-len(missing) // shard_size),
         bytes=size * len(images),
-        seconds=_seconds(extractor, recipe, missing[:SAMPLE], pace) * len(missing),
+        seconds=_seconds(extractor, setting, missing[:SAMPLE], pace) * len(missing),
     )
 
 
@@ -69,9 +72,11 @@ def _missing(images: Sequence[ImageRef], out: Path) -> list[ImageRef]:
     return [ref for ref in images if store.outcome(ref.id) is None]
 
 
-def _seconds(extractor: Extractor, recipe: Recipe, sample: Sequence[ImageRef], pace: Pace) -> float:
+def _seconds(
+    extractor: Extractor, setting: Setting, sample: Sequence[ImageRef], pace: Pace
+) -> float:
     """Per image, after one image to warm up."""
-    read = reader(extractor, recipe.setting)
+    read = reader(extractor, setting)
     spent = 0.0
     for refs in (sample[:1], sample):
         begun = time.perf_counter()

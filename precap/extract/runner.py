@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from precap.errors import ConfigError, LockedError
 from precap.extract.catalogue import field_bytes
 from precap.extract.contract import Extractor, Setting
 from precap.extract.duplicates import arranged
+from precap.extract.estimate import Estimate, estimate
 from precap.extract.executors import local
 from precap.extract.executors.local import Pace
 from precap.extract.flow import Shard, computed
@@ -136,8 +137,16 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
     from precap.allocator import retain
 
     retain()
-    setting = Setting(_whole(weights), _device(device), compute, dtype, views, parent)
-    recipe = Recipe(extractor, settings or {}, setting)
+    recipe = make_recipe(
+        extractor,
+        settings,
+        weights=weights,
+        device=device,
+        compute=compute,
+        storage=dtype,
+        views=views,
+        parent=parent,
+    )
     made = recipe.build()
     writer.create(
         out,
@@ -152,8 +161,32 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
         raise ConfigError(f"{len(dataset_images) - len(refs)} image ids appear more than once.")
     ids = _ordered(made, dataset_images, size)
     plan.extend(out, ids, shard_size=size, retry_failed=retry_failed)
-    pace = Pace(batch_size, workers, 2 if setting.device.startswith("cuda") else 1)
+    pace = Pace(batch_size, workers, 2 if recipe.setting.device.startswith("cuda") else 1)
     return _run(out, made, recipe, refs, pace, part, on_event or (lambda event: None))
+
+
+def dry_run(
+    dataset_images: Sequence[ImageRef],
+    out: Path,
+    recipe: Recipe,
+    *,
+    batch_size: int = 32,
+    workers: int = 2,
+    shard_size: int | None = None,
+) -> Estimate:
+    """What ``extract`` would do for the store at ``out``, measured on a few images."""
+    made = recipe.build()
+    size = shard_size or default_shard_size(made, batch_size)
+    return estimate(dataset_images, out, made, recipe.setting, size, Pace(batch_size, workers))
+
+
+def make_recipe(
+    extractor: str, settings: Mapping[str, Any] | None = None, **setting: Any
+) -> Recipe:
+    """A recipe with the device chosen and files named by their whole paths."""
+    chosen = Setting(**setting)
+    whole = replace(chosen, weights=_whole(chosen.weights), device=_device(chosen.device))
+    return Recipe(extractor, settings or {}, whole)
 
 
 def default_shard_size(extractor: Extractor, batch_size: int) -> int:

@@ -1,0 +1,81 @@
+"""Every extractor of this folder through the command line, on real JPEGs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from precap.cli import app
+from precap.extract import catalogue, runner
+from precap.store.reader import open_store
+from tests.extract.conftest import write_photos
+from tests.extract.test_extractors import BOXES, regions
+
+NAMES = "clip:ViT-S-32-alt,grid:mobilenetv2_035,xvlm:64,tinyvit:5m"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    write_photos(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"not a picture")
+    call("data", "prepare", str(tmp_path / "photos"), "--out", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    """Run the command line; its standard output."""
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_all_image_extractors(dataset: Path, tmp_path: Path) -> None:
+    options = ["--data", str(dataset), "--weights", "random:0", "--json", "--device", "cpu"]
+    said = call("extract", NAMES, "--out", str(tmp_path / "features"), *options, code=3)
+    reports = [json.loads(line) for line in said.splitlines()]
+    assert [(r["ok"], r["failed"]) for r in reports] == [(3, 1)] * 4
+    shapes = {"clip-ViT-S-32-alt": 384, "grid-mobilenetv2_035": 1280, "xvlm-64": 1024}
+    for name, width in {**shapes, "tinyvit-5m": 320}.items():
+        store = open_store(tmp_path / "features" / name)
+        row = store.read(store.ids[0])
+        assert row["tokens"].shape[1] == width
+        assert np.isfinite(row["pooled"]).all()
+        assert row["tokens"].dtype == np.float16
+
+
+def test_geometry_of_a_region_store(dataset: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "more"
+    for ref, name in zip(write_photos(photos, 4), [*BOXES, "failed"], strict=True):
+        ref.path.rename(photos / f"{name}.jpg")
+    call("data", "prepare", str(photos), "--out", str(tmp_path / "more-data"))
+    parent = regions(tmp_path / "features" / "regions")
+    options = ["--data", str(tmp_path / "more-data"), "--out", str(tmp_path / "features")]
+    call("extract", "geometry", "--parent", str(parent), *options, code=3)
+    store = open_store(tmp_path / "features" / "geometry")
+    ids = {image.rpartition("/")[2].partition(".")[0]: image for image in store.ids}
+    assert store.read(ids["two"])["weights"].shape == (2, 144)
+    assert {o.reason for o in store.absent.values()} == {"no-parent"}
+
+
+def test_the_catalogue_lists_every_extractor_with_its_fields() -> None:
+    entries = {entry.name: entry for entry in catalogue.entries()}
+    assert {"clip", "grid", "xvlm", "tinyvit", "geometry"} <= entries.keys()
+    assert entries["clip"].bytes == 2 * (49 * 768 + 512)
+    assert "tokens 49x768 (grid)" in entries["clip"].fields
+    for entry in entries.values():
+        assert entry.fields
+        assert entry.weights
+        assert json.dumps(entry.as_json())
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
+    refs = write_photos(tmp_path / "photos", 10)
+    recipe = runner.make_recipe("grid:mobilenetv2_035", weights="random:0", device="cpu")
+    found = runner.dry_run(refs, tmp_path / "store", recipe, shard_size=4)
+    row = 2 * (49 * 1280 + 1280)
+    assert (found.images, found.missing, found.shards, found.bytes) == (10, 10, 3, 10 * row)
+    assert found.seconds > 0
+    assert not (tmp_path / "store").exists()
+    assert "10 to compute" in str(found)
