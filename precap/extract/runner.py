@@ -19,57 +19,31 @@ from precap.extract.flow import Shard, computed
 from precap.extract.provenance import provenance
 from precap.extract.reading import reader
 from precap.extract.recipe import Recipe, build, store_name
+from precap.extract.report import Report, report
 from precap.extract.signals import stoppable
 from precap.store import plan, writer
 from precap.store.ledger import ShardRecord
 from precap.types import ImageRef
 
-__all__ = ["Job", "Pace", "Recipe", "Report", "build", "extract", "run_shard", "store_name"]
+__all__ = [
+    "Estimate",
+    "Job",
+    "Pace",
+    "Recipe",
+    "Report",
+    "build",
+    "dry_run",
+    "extract",
+    "make_recipe",
+    "report",
+    "run_shard",
+    "store_name",
+]
 
 #: An event is a flat mapping: done, total, unit, rate, eta (seconds), note, reasons.
 Listener = Callable[[Mapping[str, Any]], None]
 #: Bytes of features that a shard of the default size holds, about.
-SHARD_BYTES = 32 * 2**20
-EXAMPLES = 5
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of the images a run was asked for.
-
-    ok, skipped, failed: over the whole store, each image once. reasons: "failed: truncated" ->
-    count. examples: id, reason and detail of some. computed: images this run computed. pending:
-    planned images nobody has computed yet (another process has them, or another part).
-    """
-
-    store: Path
-    ok: int
-    skipped: int
-    failed: int
-    pending: int
-    computed: int
-    seconds: float
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    examples: Sequence[tuple[str, str, str]] = ()
-
-    @property
-    def lost(self) -> int:
-        """How many images have no features."""
-        return self.skipped + self.failed
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**self.__dict__, "store": str(self.store), "examples": [*map(list, self.examples)]}
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.store}: {self.ok:,} ok, {self.skipped:,} skipped, {self.failed:,} failed"
-            + (f", {self.pending:,} pending" if self.pending else "")
-            + f"; {self.computed:,} computed in {self.seconds:.1f} s"
-        ]
-        lines += [f"  {count:,} x {reason}" for reason, count in sorted(self.reasons.items())]
-        lines += [f"    {image}: {reason}: {why}" for image, reason, why in self.examples]
-        return "\n".join(lines)
+SHARD_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -131,7 +105,7 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
     """Make the features of ``dataset_images`` with ``extractor`` in the store at ``out``.
 
     Repeat the call after any interruption: only shards that are not committed are computed.
-    shard_size: images per shard; None = about 32 MiB of features. part: (i, n) computes every n-th
+    shard_size: images per shard; None = about 16 MiB of features. part: (i, n) computes every n-th
     shard. Raises ConfigError, StoreError (``out`` was made by another configuration), Interrupted.
     """
     from precap.allocator import retain
@@ -264,33 +238,6 @@ class _Progress:
                 "note": ", ".join(f"{n} {reason}" for reason, n in self._reasons.items()),
             }
         )
-
-
-def report(out: Path, *, computed: int = 0, seconds: float = 0.0) -> Report:
-    """The state of the store at ``out``, read from its ledger."""
-    from precap.store.reader import open_store
-
-    store = open_store(out)
-    counts = store.statuses()
-    sums = {status: sum(reasons.values()) for status, reasons in counts.items()}
-    absent = list(store.absent.values())
-    with writer.Writer(out) as everything:
-        pending = sum(len(everything.ids(shard)) for shard in everything.remaining())
-    return Report(
-        store=out,
-        ok=sums["ok"],
-        skipped=sums["skipped"],
-        failed=sums["failed"],
-        pending=pending,
-        computed=computed,
-        seconds=seconds,
-        reasons={
-            f"{status}: {reason}": count
-            for status in ("skipped", "failed")
-            for reason, count in counts[status].items()
-        },
-        examples=[(o.id, o.reason, o.detail) for o in absent[:EXAMPLES]],
-    )
 
 
 def _ordered(extractor: Extractor, refs: Sequence[ImageRef], shard_size: int) -> list[str]:
