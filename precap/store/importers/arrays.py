@@ -1,6 +1,9 @@
 """Reads .npy and .npz without pickle and without trusting a single size in them."""
 
 import io
+import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,20 +14,44 @@ from numpy.typing import NDArray
 
 from precap.errors import DataError, ImageError
 from precap.store.importers import pickles
-from precap.store.importers.contract import MAX_ARRAY
+from precap.store.importers.contract import MAX_ARRAY, reading
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+#: What zipfile and zlib raise for bytes that are no archive, or were one.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    ArithmeticError,
+)
+#: What numpy raises for a header that is none.
+_NO_HEADER = (
+    ValueError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
 
 
 def read_npy(path: Path) -> NDArray[Any]:
     """The array of one .npy file; ImageError for anything that is no array of numbers."""
-    if path.stat().st_size > MAX_ARRAY:
-        raise ImageError("too-large", f"{path.name} is larger than {MAX_ARRAY >> 20} MB")
-    return parse_npy(path.read_bytes(), path.name)
+    with reading(str(path), (OSError,)):
+        if path.stat().st_size > MAX_ARRAY:
+            raise ImageError("too-large", f"{path.name} is larger than {MAX_ARRAY >> 20} MB")
+        data = path.read_bytes()
+    return parse_npy(data, path.name)
 
 
 def parse_npy(data: bytes, where: str) -> NDArray[Any]:
@@ -35,11 +62,8 @@ def parse_npy(data: bytes, where: str) -> NDArray[Any]:
 
 def names_in(path: Path) -> list[str]:
     """The arrays in an .npz file; ImageError when it is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [n.removesuffix(".npy") for n in archive.namelist()]
-    except _BROKEN as error:
-        raise ImageError("damaged", f"{path.name}: {error}"[:200]) from error
+    with reading(str(path), _BROKEN), zipfile.ZipFile(path) as archive:
+        return [n.removesuffix(".npy") for n in archive.namelist()]
 
 
 def read_npz(
@@ -52,15 +76,12 @@ def read_npz(
     """
     found: dict[str, Any] = {}
     where = where or Path(str(source)).name
-    try:
-        with zipfile.ZipFile(source) as archive:
-            have = set(archive.namelist())
-            for name in wanted:
-                if f"{name}.npy" in have:
-                    data = _member(archive, f"{name}.npy")
-                    found[name] = _decode(data, f"{where}[{name}]", allow_pickle)
-    except _BROKEN as error:
-        raise ImageError("damaged", f"{where}: {error}"[:200]) from error
+    with reading(where, _BROKEN), zipfile.ZipFile(source) as archive:
+        have = set(archive.namelist())
+        for name in wanted:
+            if f"{name}.npy" in have:
+                data = _member(archive, f"{name}.npy")
+                found[name] = _decode(data, f"{where}[{name}]", allow_pickle)
     return found
 
 
@@ -77,11 +98,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def _decode(file: IO[bytes], where: str, allow_pickle: bool) -> Any:
-    try:
-        version = np.lib.format.read_magic(file)
-        shape, fortran, dtype = _HEADERS[version](file)
-    except (ValueError, KeyError, SyntaxError, TypeError, RecursionError) as error:
-        raise ImageError("damaged", f"{where} has no array header: {error}"[:200]) from error
+    shape, fortran, dtype = _header(file, where)
     if dtype.hasobject:
         return _objects(file, where, allow_pickle)
     if dtype.kind not in "fiub":
@@ -95,6 +112,17 @@ def _decode(file: IO[bytes], where: str, allow_pickle: bool) -> Any:
         raise ImageError(reason, f"{where}: shape {shape} of {dtype}, but {len(data)} bytes"[:200])
     flat = np.frombuffer(data, dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 2 wrote shapes as (36L, 2048L): no matter
+            version = np.lib.format.read_magic(file)
+            found: tuple[tuple[int, ...], bool, np.dtype[Any]] = _HEADERS[version](file)
+            return found
+    except _NO_HEADER as error:
+        raise ImageError("damaged", f"{where} has no array header: {error}"[:200]) from error
 
 
 def _objects(file: IO[bytes], where: str, allow_pickle: bool) -> Any:

@@ -1,13 +1,16 @@
 """What an import layout is: find the images of a foreign source, then read them one by one."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from precap import atomic
+from precap.errors import ImageError, ResourceError
 from precap.store.importers.names import Names, safe_id
 from precap.types import Features, Field
 
@@ -98,6 +101,20 @@ class Scan:
         if image is None:
             self.note(Problem(where, ascii(key[:200]), "not-in-dataset"))
         return image
+
+
+@contextmanager
+def reading(where: str, broken: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Failures in ``broken`` blame the file: ImageError("damaged"). A full disk or too many open
+    files blame the machine: ResourceError, so that no image is recorded as failed for them.
+    """
+    try:
+        with atomic.explained(Path(where), "read"):
+            yield
+    except (ImageError, ResourceError):
+        raise
+    except broken as error:
+        raise ImageError("damaged", f"{where}: {error}"[:200]) from error
 
 
 def stored_dtype(dtype: Any) -> str:

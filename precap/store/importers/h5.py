@@ -1,5 +1,6 @@
 """Reads foreign HDF5 without following it out of its file and without trusting its sizes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precap.errors import DataError, ImageError
-from precap.store.importers.contract import MAX_ARRAY
+from precap.store.importers.contract import MAX_ARRAY, reading
+
+#: What h5py raises for a dataset whose bytes are damaged.
+_BROKEN = (OSError, KeyError, ValueError, RuntimeError, TypeError, ArithmeticError)
 
 
 def open_file(path: Path) -> h5py.File:
@@ -27,17 +31,38 @@ def is_file(path: Path) -> bool:
     return path.is_file() and bool(h5py.is_hdf5(path))
 
 
+def names(file: h5py.File) -> Iterator[str]:
+    """The names at the root of a file, one at a time; DataError when its directory is damaged."""
+    try:
+        for name in file:
+            yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+    except _BROKEN as error:
+        raise DataError(
+            f"The directory of {file.filename} is damaged ({error}). Fetch the file again."
+        ) from error
+
+
+def has(file: h5py.File, name: str) -> bool:
+    """Whether there is anything of this name; ImageError when the directory is damaged."""
+    with reading(name, _BROKEN):
+        return file.get(name, getlink=True) is not None
+    raise AssertionError("unreachable")
+
+
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """A dataset that lies in this very file and holds numbers; ImageError for any other thing."""
+    with reading(name, _BROKEN):
+        return _dataset(file, name)
+    raise AssertionError("unreachable")
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     link = file.get(name, getlink=True)
     if link is None:
         raise ImageError("missing-array", name[:100])
     if not isinstance(link, h5py.HardLink):
         raise ImageError("foreign-link", f"{name} points elsewhere")
-    try:
-        item = file[name]
-    except (KeyError, OSError) as error:
-        raise ImageError("damaged", f"{name}: {error}"[:200]) from error
+    item = file[name]
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         raise ImageError("not-an-array", name[:100])
     if item.is_virtual or item.external:
@@ -63,7 +88,6 @@ def _fetch(item: h5py.Dataset, at: tuple[int, ...], where: str) -> NDArray[Any]:
         size *= int(side)
     if size > MAX_ARRAY:
         raise ImageError("too-large", f"{where} would take {size} bytes")
-    try:
+    with reading(where, _BROKEN):
         return np.asarray(item[at])
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ImageError("damaged", f"{where}: {error}"[:200]) from error
+    raise AssertionError("unreachable")

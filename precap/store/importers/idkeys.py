@@ -26,7 +26,7 @@ class IdKeys:
     def index(self, scan: Scan) -> Mapping[str, h5py.Dataset]:
         """Report every image; suffix -> dataset of the first image that has the most of them."""
         have: dict[str, set[str]] = {}
-        for name in self._file:
+        for name in h5.names(self._file):
             match = _NAME.fullmatch(name)
             if match is None:
                 scan.note(Problem(self.path.name, name[:200], "unknown-key"))
@@ -53,7 +53,8 @@ class IdKeys:
                 items = {s: h5.dataset(self._file, f"{key}_{s}") for s in sorted(found)}
             except ImageError:
                 continue
-            if "features" in items and all(0 not in item.shape for item in items.values()):
+            whole = all(item.shape and 0 not in item.shape for item in items.values())
+            if whole and "features" in items and items["features"].ndim == 2:
                 return items
         raise DataError(
             f"{self.path} has no image whose ID_features and companions can be read. Check that "
@@ -72,7 +73,7 @@ def suffixes_of(path: Path) -> dict[str, int]:
 
 
 def _some(file: h5py.File) -> Iterator[str]:
-    for count, name in enumerate(file):
+    for count, name in enumerate(h5.names(file)):
         if count == 64:
             return
         yield name

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from precap import __version__, atomic, plugins
-from precap.errors import ConfigError, DataError, ImageError
+from precap.errors import ConfigError, DataError, ImageError, PrecapError
 from precap.store import plan, writer
 from precap.store.datasets.dataset import Dataset
 from precap.store.importers import layouts
@@ -118,7 +118,7 @@ def find_layout(source: Path) -> str:
     if not source.exists():
         raise ConfigError(f"There is no {source}. Check the path.")
     known = plugins.names(layouts)
-    found = [name for name in known if plugins.load(layouts, name).detect(source)]
+    found = [name for name in known if _detected(name, source)]
     if len(found) == 1:
         return found[0]
     what = f"could be {' or '.join(found)}" if found else "is of no layout that precap knows"
@@ -126,6 +126,15 @@ def find_layout(source: Path) -> str:
         f"{source} {what}. Name the layout, or give the file or folder inside that holds the "
         f"features. Layouts: {', '.join(known)}."
     )
+
+
+def _detected(name: str, source: Path) -> bool:
+    try:
+        return bool(plugins.load(layouts, name).detect(source))
+    except PrecapError:  # says what is wrong with the file better than "no known layout"
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError):  # damage where detection looked
+        return False
 
 
 def _spec(name: str, facts: Facts, dtype: str) -> FeatureSpec:

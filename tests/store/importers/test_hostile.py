@@ -1,6 +1,7 @@
 """Hostile and damaged sources: refused or recorded with a reason, never a crash."""
 
 import base64
+import errno
 import io
 import json
 import pickle
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from precap import plugins
-from precap.errors import ConfigError, DataError, PrecapError
+from precap.errors import ConfigError, DataError, PrecapError, ResourceError
 from precap.store.importers import layouts
 from precap.store.importers.run import Report, find_layout, import_store
 from precap.store.reader import open_store
@@ -370,3 +371,74 @@ def test_features_too_large_for_float16_fail_alone(tmp_path: Path) -> None:
 def test_the_bomb_of_these_tests_is_real() -> None:
     with pytest.raises(SystemExit):
         pickle.loads(pickle.dumps(Bomb()))
+
+
+SHAPES = {
+    "m2": {"1_features": np.float32(1)},
+    "m2-vector": {"1_features": np.ones(4, "f4")},
+    "hin": {"1_features": np.float32(1), "1_size": np.int64(3)},
+    "hin_clip": {"1_features": np.float32(1), "1_global": np.float32(1)},
+    "grit": {"image_ids": np.array([1]), "gri_feat": np.float32(1)},
+    "grit-vector": {"image_ids": np.array([1]), "gri_feat": np.ones(1, "f4")},
+    "grit-words": {"image_ids": np.array([b"a"]), "gri_feat": np.ones((1, 2, 3), "f4")},
+    "grit-table": {"image_ids": np.ones((2, 2), int), "gri_feat": np.ones((1, 2, 3), "f4")},
+    "selfcritical_h5": {"1": np.float32(1)},
+}
+
+
+@pytest.mark.parametrize(("layout", "arrays"), SHAPES.items(), ids=SHAPES.keys())
+def test_hdf5_of_unusable_shapes_is_refused(
+    tmp_path: Path, layout: str, arrays: dict[str, Any]
+) -> None:
+    source = hdf5(tmp_path / "source.h5", **{"1_features": None, **arrays})
+    with pytest.raises(DataError):
+        import_store(source, tmp_path / "store", layout=layout.partition("-")[0])
+    assert not (tmp_path / "store").exists()
+
+
+VINVL = {
+    "fewer objects": ([{"rect": [64, 96, 256, 288], "class": "dog", "conf": 0.5}], 1),
+    "no objects": ([], 1),
+    "objects without a class": ([{"rect": [0, 0, 1, 1], "conf": 0.5}] * 2, 0),
+    "objects without numbers": ([{"rect": "abcd", "class": "dog", "conf": 0.5}] * 2, 0),
+}
+
+
+@pytest.mark.parametrize(("objects", "ok"), VINVL.values(), ids=VINVL.keys())
+def test_predictions_of_other_boxes_never_label_the_features(
+    tmp_path: Path, objects: list[Any], ok: int
+) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rows = packed()
+    names = [{"rect": [0, 0, 1, 1], "class": "cat", "conf": 0.5}] * 2
+    size = {"image_h": 480, "image_w": 640}
+    for key, found in {"1": names, "9": objects, "10": None}.items():
+        with (folder / "features.tsv").open("a") as file:
+            file.write(f"{key}\t2\t{rows['features']}\n")
+        if found is not None:
+            with (folder / "predictions.tsv").open("a") as file:
+                file.write(f"{key}\t{json.dumps({'objects': found, **size})}\n")
+    report = import_store(folder, tmp_path / "store")
+    store = open_store(tmp_path / "store")
+    assert report.ok == 1 + ok
+    assert report.outcomes["failed"]["missing-predictions"] == 1
+    if ok:  # boxes from the geometric tail; no class and no score: they describe other boxes
+        row = store.read("9")
+        np.testing.assert_allclose(row["boxes"], [[64, 96, 256, 288]] * 2, rtol=1e-5)
+        assert len(row["classes"]) == len(row["scores"]) == 0
+
+
+def test_a_machine_at_its_limit_fails_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    npz(folder / "1.npz", features=saved(np.ones((2, 4), "f4")))
+
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(zipfile, "ZipFile", exhausted)
+    with pytest.raises(ResourceError, match="too many open files"):
+        import_store(folder, tmp_path / "store", layout="xmodaler")

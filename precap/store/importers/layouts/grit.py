@@ -43,14 +43,15 @@ class Grit:
         """The ids alone are read."""
         try:
             ids = h5.read(self._file, "image_ids")
-            self._items = {n: h5.dataset(self._file, n) for n in NAMES if n in self._file}
+            self._items = {n: h5.dataset(self._file, n) for n in NAMES if h5.has(self._file, n)}
         except ImageError as error:
             raise DataError(f"{self._source}: {error}. Check that the file is complete.") from error
-        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not self._items:
+        flat = any(item.ndim < 2 for item in self._items.values())
+        if ids.ndim != 1 or ids.dtype.kind not in "iu" or flat or not self._items:
             raise DataError(
                 f"{self._source}: image_ids must be a list of integers beside features."
             )
-        rows = min(item.shape[0] if item.shape else 0 for item in self._items.values())
+        rows = min(item.shape[0] for item in self._items.values())
         for row, image in enumerate(ids.tolist()):
             where = f"{self._source.name}[{row}]"
             if row < rows:

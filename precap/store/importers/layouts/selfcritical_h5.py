@@ -40,8 +40,7 @@ class _File:
         self._path, self._file = path, h5.open_file(path)
 
     def ids(self) -> Iterable[str]:
-        names: Iterable[str] = iter(self._file)
-        return names
+        return h5.names(self._file)
 
     def files(self) -> Sequence[Path]:
         return [self._path]
@@ -55,7 +54,7 @@ def _holds(path: Path) -> bool:
     if not h5.is_file(path):
         return False
     with h5.open_file(path) as file:
-        name = next(iter(file), None)
+        name = next(h5.names(file), None)
         if name is None or name.endswith(tuple(f"_{s}" for s in idkeys.SUFFIXES)):
             return False
         item = file.get(name)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precap.errors import DataError, ImageError
+from precap.store.importers import arrays
 from precap.store.importers.contract import MAX_ARRAY, Facts, Scan
 from precap.store.importers.keyed import Keyed, candidates, choose
 from precap.types import Features
@@ -81,9 +82,8 @@ def _holds(path: Path) -> bool:
     if path.stem.endswith(("_fc", "_box", "_box_relative")) or not path.is_file():
         return False
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+        return any(name.endswith("/data.pkl") for name in arrays.names_in(path))
+    except ImageError:
         return False
 
 
