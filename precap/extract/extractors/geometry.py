@@ -104,11 +104,11 @@ class Geometry:
 
 
 def _parent(setting: Setting) -> FeatureSpec:
-    from precap.store import manifest
+    from precap.store import identity
 
     if setting.parent is None:
         raise ConfigError("geometry reads the boxes of another store: --parent features/NAME")
-    return manifest.load(setting.parent).spec
+    return identity.load(setting.parent).spec
 
 
 def _field(name: Output, cells: int, storage: str) -> Field:
