@@ -68,9 +68,8 @@ class Scores:
 
     def extended(self, measures: Mapping[str, Measure]) -> "Scores":
         """These scores with more metrics over the same images."""
-        return _gathered(
-            self.ids, {**self.measures, **measures}, dict(self.unavailable), list(self.notes)
-        )
+        still = {name: why for name, why in self.unavailable.items() if name not in measures}
+        return _gathered(self.ids, {**self.measures, **measures}, still, list(self.notes))
 
     def __str__(self) -> str:
         width = max(map(len, [*self.corpus, *self.unavailable, "metric"]))
@@ -89,7 +88,8 @@ def score(
 ) -> Scores:
     """Score one caption per image against its references, by image id.
 
-    metrics: any of bleu, meteor, rouge, cider, spice; all but SPICE unless said. java_seconds:
+    metrics: any of bleu, meteor, rouge, cider, spice, clipscore; the first four unless said;
+    clipscore is left to ``clipscore.add``, which has the features. java_seconds:
     how long METEOR and SPICE may each take (default: 3 minutes and 0.1 s per image).
     Raises DataError for an image without references, ConfigError for an unknown metric.
     """
@@ -104,7 +104,7 @@ def score(
         try:
             measures.update(_SCORERS[name](hypotheses, answers, java_seconds))
         except java.Unavailable as why:
-            unavailable[_TITLES[name]] = str(why)
+            unavailable[_NEEDY[name]] = str(why)
     notes = _notes(ids, hypotheses, references, "CIDEr" in measures)
     return _gathered(ids, measures, unavailable, notes)
 
@@ -224,20 +224,19 @@ def _spice(
     return {"SPICE": mean(spice.scores(hypotheses, references, seconds))}
 
 
+def _clipscore(*_: object) -> dict[str, Measure]:
+    raise java.Unavailable("it needs the images' CLIP features (see precap.evaluate.clipscore)")
+
+
 _SCORERS: dict[str, Callable[[list[str], list[list[str]], float | None], dict[str, Measure]]] = {
     "bleu": _bleu,
     "meteor": _meteor,
     "rouge": _rouge,
     "cider": _cider,
     "spice": _spice,
+    "clipscore": _clipscore,
 }
-_TITLES = {
-    "meteor": "METEOR",
-    "spice": "SPICE",
-    "bleu": "BLEU",
-    "rouge": "ROUGE-L",
-    "cider": "CIDEr",
-}
+_NEEDY = {"meteor": "METEOR", "spice": "SPICE", "clipscore": "CLIPScore"}  # may be unavailable
 DEFAULT = ("bleu", "meteor", "rouge", "cider")
 
 

@@ -8,6 +8,7 @@ of JSON, with ``textContent`` only, so that a caption can never become markup.
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,7 +171,7 @@ def _look(attention: Attention | None) -> dict[str, Any] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 def _metrics(runs: Sequence[RunPage]) -> list[str]:

@@ -59,7 +59,9 @@ IMAGES = {
 
 
 def base() -> metrics.Scores:
-    return metrics.score(CAPTIONS, REFERENCES, ["rouge"])
+    found = metrics.score(CAPTIONS, REFERENCES, ["rouge", "clipscore"])
+    assert "CLIP features" in found.unavailable["CLIPScore"]
+    return found
 
 
 def test_clipscore_by_hand() -> None:
@@ -71,6 +73,7 @@ def test_clipscore_by_hand() -> None:
     assert found.per_image["RefCLIPScore"] == pytest.approx(expected)
     assert found.corpus["CLIPScore"] == pytest.approx((2.5 + half) / 3)
     assert "ROUGE-L" in found.corpus
+    assert found.unavailable == {}
 
 
 def test_a_caption_is_embedded_once_and_kept(tmp_path: Path) -> None:
