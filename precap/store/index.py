@@ -23,8 +23,8 @@ class Table:
     """Finds ids among lines of the plan; position = rank among the lines that it was built from.
 
     hashes: (n,) uint32 CRC-32 of the ids, sorted; order: (n,) uint32 their positions; starts:
-    (n,) uint64 where each position's line begins in all plan files taken as one text. A damaged
-    table can miss an id but never find a wrong one: the id itself is compared.
+    (n,) uint64 where each position's line begins in all plan files taken as one text. Equal
+    hashes are told apart by the ids themselves.
     """
 
     def __init__(
@@ -70,14 +70,6 @@ class Table:
             absent = np.flatnonzero(self.find(batch) < 0).tolist()
             found += [batch[number] for number in absent]
         return found
-
-    def same(self, other: "Table") -> bool:
-        """Whether two tables hold the same."""
-        mine, theirs = (
-            (self.hashes, self.order, self.starts),
-            (other.hashes, other.order, other.starts),
-        )
-        return all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
     def duplicates(self) -> Iterator[str]:
         """Ids that are there more than once."""
@@ -137,8 +129,20 @@ def open_table(path: Path, plan: Plan, ledger: Ledger) -> Table:
 
 
 def load_if_fresh(path: Path, plan: Plan, ledger: Ledger) -> Table | None:
-    """The table of the file ``index``; None when there is none or it is of another state."""
-    return _load(path / "index", plan, _state(plan, ledger))
+    """The table of the file ``index``; None when there is none, an old or a damaged one."""
+    try:
+        table, sound = _load(path / "index", plan, _state(plan, ledger))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return table if sound else None
+
+
+def is_damaged(path: Path, plan: Plan, ledger: Ledger) -> bool:
+    """Whether the file ``index`` is of the present state, but its bytes have changed."""
+    try:
+        return not _load(path / "index", plan, _state(plan, ledger))[1]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # none, or an old one: it will be built anew anyway
 
 
 def rebuild(path: Path, plan: Plan, ledger: Ledger) -> Table:
@@ -154,28 +158,31 @@ def _state(plan: Plan, ledger: Ledger) -> str:
     return digest(json.dumps([plans, sorted(ledger.state.items())]).encode())
 
 
-def _load(file: Path, plan: Plan, state: str) -> Table | None:
-    try:
-        with file.open("rb") as handle:
-            header = json.loads(handle.read(_HEADER))
-        count = header["count"]
-        if header["state"] != state or file.stat().st_size != _HEADER + 16 * count:
-            return None
-        data = np.memmap(file, np.uint8, "r")[_HEADER:] if count else np.empty(0, np.uint8)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _load(file: Path, plan: Plan, state: str) -> tuple[Table, bool]:
+    """The table in ``file`` and whether its bytes are as written; ValueError when it is old."""
+    with file.open("rb") as handle:
+        header = json.loads(handle.read(_HEADER))
+    if header["state"] != state:
+        raise ValueError("an index of another state")
+    count = header["count"]
+    if file.stat().st_size != _HEADER + 16 * count:
+        return Table(plan, *_split(np.empty(0, np.uint8), 0)), False
+    data = np.memmap(file, np.uint8, "r")[_HEADER:] if count else np.empty(0, np.uint8)
+    return Table(plan, *_split(data, count)), digest(data.data) == header["digest"]
+
+
+def _split(data: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     hashes, order, starts = np.split(data, [4 * count, 8 * count])
-    return Table(plan, hashes.view(np.uint32), order.view(np.uint32), starts.view(np.uint64))
+    return hashes.view(np.uint32), order.view(np.uint32), starts.view(np.uint64)
 
 
 def _save(file: Path, table: Table, state: str) -> None:
     """Keep the table for the next opening; a folder that cannot be written is no error."""
-    payload = [np.ascontiguousarray(a).tobytes() for a in (table.hashes, table.order, table.starts)]
-    header = json.dumps({"state": state, "count": len(table)}).encode().ljust(_HEADER)
+    payload = b"".join(array.tobytes() for array in (table.hashes, table.order, table.starts))
+    values = {"state": state, "count": len(table), "digest": digest(payload)}
+    header = json.dumps(values).encode().ljust(_HEADER)
     try:
-        with atomic.replacing(file) as partial, partial.open("wb") as handle:
-            for part in (header, *payload):
-                handle.write(part)
+        atomic.write_bytes(file, header + payload)
     except OSError:
         return
 

@@ -39,9 +39,12 @@ class Generation:
 
     @cached_property
     def text(self) -> Any:
-        """The file's bytes, memory-mapped read-only (bytes-like)."""
+        """The file's bytes, memory-mapped read-only (bytes-like); StoreError when they changed."""
         with explained(self.path, "read"), self.path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if files.digest(memoryview(text)[self.begin :]) != self.digest:
+            raise StoreError(f"{self.path}: its ids have changed. Restore it from a copy.")
+        return text
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "text"}

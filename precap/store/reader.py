@@ -140,7 +140,7 @@ class Store:
         """(record number, row * views + view) of each id."""
         positions = self._table.find(ids)
         if len(positions) and positions.min() < 0:
-            positions = self._retry(ids)
+            raise self._missing(ids, positions)
         numbers = np.searchsorted(self._firsts, positions, side="right") - 1
         chosen = np.asarray(view)
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < self.spec.views):
@@ -148,18 +148,11 @@ class Store:
         rows = (positions - self._firsts[numbers]) * self.spec.views + chosen
         return list(zip(numbers.tolist(), rows.tolist(), strict=True))
 
-    def _retry(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Look again in a table built anew (the index may be damaged), then say who is missing."""
-        missing = [i for i, p in zip(ids, self._table.find(ids), strict=True) if p < 0]
-        if self.outcome(missing[0]) is None:
-            self._table = index.rebuild(self.path, self._plan, self._ledger)
-            self.ids = index.Ids(self._table, self._plan, self._ledger)
-        positions = self._table.find(ids)
-        if positions.min() >= 0:
-            return positions
+    def _missing(self, ids: Sequence[str], positions: NDArray[np.int64]) -> StoreError:
+        missing = [image for image, at in zip(ids, positions.tolist(), strict=True) if at < 0]
         outcome = self.outcome(missing[0])
         why = f"{outcome.status}: {outcome.reason}" if outcome else "it was never extracted"
-        raise StoreError(
+        return StoreError(
             f"{self.path} has no features of image {missing[0]!r} ({why}) and {len(missing) - 1} "
             f"others asked for. Extract them, or leave them out."
         )

@@ -13,6 +13,7 @@ from precap.store.writer import Writer, create
 from tests.store import sabotage, toy
 
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EMFILE")
+FIELDS = toy.FIELDS[1:2]
 KINDS = ("open", "write", "fsync", "rename")
 
 
@@ -23,7 +24,7 @@ def claim_and_commit(path: Path) -> None:
 
 
 def new_store(path: Path, format: str) -> Path:
-    create(path, toy.spec(), format=format)
+    create(path, toy.spec(FIELDS), format=format)
     extend(path, toy.ids(6), shard_size=6)
     return path
 
@@ -128,6 +129,7 @@ def test_a_power_cut_at_every_call_loses_nothing_committed(tmp_path: Path) -> No
     number = 0
     while verify(path).remaining:
         number += 1
+        assert number < 200
         with sabotage.power_cut(number):
             try:
                 writer = Writer(path)
@@ -137,8 +139,10 @@ def test_a_power_cut_at_every_call_loses_nothing_committed(tmp_path: Path) -> No
                 pass
         for lease in (path / "leases").iterdir():
             lease.unlink()  # the process that held it is gone
-        report = verify(path)
-        assert report.sound
+        assert verify(path).sound
         toy.check(open_store(path), toy.ids(6))
+        for file in (path / "ledger").iterdir():
+            if b"\n" not in file.read_bytes():
+                file.unlink()  # else every next attempt would make one call more
     assert number > 20
     toy.check_all(path, 12)

@@ -103,7 +103,7 @@ class Torture:
             time.sleep(draw.uniform(0, 0.06))
             if self.killed < self.kills:
                 victim = processes.pop(draw.randrange(len(processes)))
-                os.kill(victim.pid or 0, signal.SIGKILL)
+                victim.kill()
                 victim.join()
                 self.killed += victim.exitcode == -signal.SIGKILL
             else:
