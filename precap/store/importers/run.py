@@ -74,26 +74,26 @@ def import_store(
     source: Path,
     out: Path,
     *,
-    layout: str = "auto",
+    format: str = "auto",
     ids: Mapping[str, str] | Dataset | Path | None = None,
     allow_pickle: bool = False,
-    dtype: str = "source",
-    format: str = "hdf5",
+    dtype: str | None = None,
+    container: str = "hdf5",
     progress: Progress | None = None,
 ) -> Report:
     """Import ``source`` into the store ``out``; call it again to go on after an interruption.
 
-    layout: a name from ``layouts``, "module:Class", or "auto": decided by the content. ids: a
+    format: a name from ``layouts``, "module:Class", or "auto": decided by the content. ids: a
     mapping from the source's keys to image ids, or a dataset that knows the images' file names;
     its images that the source lacks are recorded as skipped("missing"). dtype: of grid, region
-    and global features: source, float32 or float16. format: of the store's shards.
+    and global features: float32, float16 or None, that of the source. container: hdf5 or zarr.
 
     Every image ends as ok, skipped or failed with a reason; rows that belong to no image
     (duplicates, unreadable keys) are counted and listed in ``out/import.json``. Raises DataError
     for a source that is of no known layout, ConfigError for options that do not fit it.
     """
     source, out = Path(source), Path(out)
-    name = find_layout(source) if layout == "auto" else layout
+    name = find_layout(source) if format == "auto" else format
     scan = Scan(names_of(ids))
     try:
         reader: Layout = plugins.load(layouts, name)(source, allow_pickle)
@@ -104,7 +104,7 @@ def import_store(
             f"Check the path, or name another layout."
         ) from error
     spec = _spec(name, facts, dtype)
-    writer.create(out, spec, provenance=_provenance(source, scan), format=format)
+    writer.create(out, spec, provenance=_provenance(source, scan), format=container)
     missing = [i for i in scan.names.ids if i not in scan.found and i not in scan.failed]
     planned = [*scan.found, *scan.failed, *missing]
     plan.extend(out, planned, shard_size=_shard_size(facts))
@@ -137,12 +137,11 @@ def _detected(name: str, source: Path) -> bool:
         return False
 
 
-def _spec(name: str, facts: Facts, dtype: str) -> FeatureSpec:
-    if dtype not in ("source", "float32", "float16"):
-        raise ConfigError(f"dtype {dtype!r} is none of source, float32, float16.")
+def _spec(name: str, facts: Facts, dtype: str | None) -> FeatureSpec:
+    if dtype not in (None, "float32", "float16"):
+        raise ConfigError(f"dtype {dtype!r} is neither float32 nor float16.")
     fields = tuple(
-        replace(f, dtype=dtype) if dtype != "source" and f.role in _NARROWED else f
-        for f in facts.fields
+        replace(f, dtype=dtype) if dtype and f.role in _NARROWED else f for f in facts.fields
     )
     return FeatureSpec(
         extractor=f"import-{name}",

@@ -149,6 +149,6 @@ def checked(files: list[Path], source: Path, layout: str) -> list[Path]:
     if not files:
         raise DataError(
             f"{source} holds no file of the layout {layout!r}. Check the path, or name another "
-            f"layout with --from."
+            f"layout with --format."
         )
     return files

@@ -138,7 +138,7 @@ def test_grit_goes_out_and_comes_back(tmp_path: Path, store_format: str) -> None
             np.testing.assert_array_equal(file["gri_mask"][row, 0, 0], ~wanted["mask"])
         assert not file["reg_mask"][...].any()
     assert find_layout(tmp_path / "all_splits.h5") == "grit"
-    import_store(tmp_path / "all_splits.h5", tmp_path / "again", format=store_format)
+    import_store(tmp_path / "all_splits.h5", tmp_path / "again", container=store_format)
     same(store, open_store(tmp_path / "again"))
 
 

@@ -97,7 +97,7 @@ def test_other_pickles_are_refused_with_the_reason(
 ) -> None:
     source = write(tmp_path / "f.pkl", value)
     with pytest.raises(DataError, match=message):
-        import_store(source, tmp_path / "store", layout="clipcap", allow_pickle=True)
+        import_store(source, tmp_path / "store", format="clipcap", allow_pickle=True)
     assert not (tmp_path / "store").exists()
 
 

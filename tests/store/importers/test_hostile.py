@@ -144,7 +144,7 @@ def test_a_layout_named_wrongly_is_refused(tmp_path: Path, layout: str, kind: st
     else:
         source.write_text("nothing\tof\tthe kind\n")
     with pytest.raises((DataError, ConfigError)):
-        import_store(source, tmp_path / "store", layout=layout, allow_pickle=True)
+        import_store(source, tmp_path / "store", format=layout, allow_pickle=True)
     assert not (tmp_path / "store").exists()
 
 
@@ -169,7 +169,7 @@ OSCAR = {
 @pytest.mark.parametrize(("cell", "reason"), OSCAR.values(), ids=OSCAR.keys())
 def test_a_bad_json_cell_fails_alone(tmp_path: Path, cell: Any, reason: str) -> None:
     lines = [f"{key}\t{json.dumps(value)}" for key, value in [("1", packed()), ("9", cell)]]
-    report = load(tmp_path, "\n".join([*lines, ""]), layout="vinvl_oscar")
+    report = load(tmp_path, "\n".join([*lines, ""]), format="vinvl_oscar")
     assert report.outcomes["failed"] == {reason: 1}
     assert list(open_store(tmp_path / "store").ids) == ["1"]
 
@@ -177,7 +177,7 @@ def test_a_bad_json_cell_fails_alone(tmp_path: Path, cell: Any, reason: str) -> 
 @pytest.mark.parametrize("cell", ["[" * 100_000, '{"a": 1' + "0" * 5000 + "}", "{", "nan"])
 def test_json_bombs_are_recorded(tmp_path: Path, cell: str) -> None:
     text = f"1\t{json.dumps(packed())}\n9\t{cell}\n"
-    report = load(tmp_path, text, layout="vinvl_oscar")
+    report = load(tmp_path, text, format="vinvl_oscar")
     assert sum(report.outcomes["failed"].values()) == 1
 
 
@@ -212,7 +212,7 @@ OBJECTS = {
 @pytest.mark.parametrize("cell", OBJECTS.values(), ids=OBJECTS.keys())
 def test_bad_objects_fail_alone(tmp_path: Path, cell: Any) -> None:
     text = f"1\t{json.dumps(sgb())}\n9\t{json.dumps(cell)}\n"
-    report = load(tmp_path, text, layout="vinvl_sgb")
+    report = load(tmp_path, text, format="vinvl_sgb")
     assert sum(report.outcomes["failed"].values()) == 1
     assert list(open_store(tmp_path / "store").ids) == ["1"]
 
@@ -220,7 +220,7 @@ def test_bad_objects_fail_alone(tmp_path: Path, cell: Any) -> None:
 def test_endless_class_names_are_refused(tmp_path: Path) -> None:
     rows = (f"{n}\t{json.dumps(sgb(**{'class': f'class {n}'}))}\n" for n in range(20_002))
     with pytest.raises(DataError, match="not classes"):
-        load(tmp_path, "".join(rows), layout="vinvl_sgb")
+        load(tmp_path, "".join(rows), format="vinvl_sgb")
 
 
 def test_a_yaml_file_cannot_name_files_elsewhere(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_yaml_file_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "secret.tsv").write_text(f"1\t{json.dumps(packed())}\n")
     (folder / "test.yaml").write_text("feature: ../secret.tsv\n")
     with pytest.raises(DataError, match="no file in that folder"):
-        import_store(folder, tmp_path / "store", layout="vinvl_oscar")
+        import_store(folder, tmp_path / "store", format="vinvl_oscar")
 
 
 def hdf5(path: Path, **extra: Any) -> Path:
@@ -285,7 +285,7 @@ def test_a_cut_hdf5_is_refused(tmp_path: Path) -> None:
     source = hdf5(tmp_path / "source.h5", **{"2_features": np.ones((2000, 4), "f4")})
     source.write_bytes(source.read_bytes()[:5000])
     with pytest.raises(DataError, match="broken download"):
-        import_store(source, tmp_path / "store", layout="m2")
+        import_store(source, tmp_path / "store", format="m2")
 
 
 def header(shape: str, dtype: str = "<f4") -> bytes:
@@ -392,7 +392,7 @@ def test_hdf5_of_unusable_shapes_is_refused(
 ) -> None:
     source = hdf5(tmp_path / "source.h5", **{"1_features": None, **arrays})
     with pytest.raises(DataError):
-        import_store(source, tmp_path / "store", layout=layout.partition("-")[0])
+        import_store(source, tmp_path / "store", format=layout.partition("-")[0])
     assert not (tmp_path / "store").exists()
 
 
@@ -441,4 +441,4 @@ def test_a_machine_at_its_limit_fails_no_image(
 
     monkeypatch.setattr(zipfile, "ZipFile", exhausted)
     with pytest.raises(ResourceError, match="too many open files"):
-        import_store(folder, tmp_path / "store", layout="xmodaler")
+        import_store(folder, tmp_path / "store", format="xmodaler")

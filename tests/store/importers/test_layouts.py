@@ -35,4 +35,4 @@ def test_no_two_layouts_claim_one_sample(sample: Path) -> None:
 
 def test_a_third_party_layout_is_named_by_module_and_class(tmp_path: Path) -> None:
     name = "precap.store.importers.layouts.butd_tsv:ButdTsv"
-    assert import_store(SAMPLE, tmp_path / "store", layout=name).ok == 3
+    assert import_store(SAMPLE, tmp_path / "store", format=name).ok == 3

@@ -45,14 +45,14 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("format", ["hdf5", "zarr"])
 def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path: Path, format: str) -> None:
     source = write(tmp_path / "source.tsv")
-    import_store(source, tmp_path / "whole", format=format)
+    import_store(source, tmp_path / "whole", container=format)
     for shard in (0, 1, 3):  # each run stops before this one of its remaining shards
         with pytest.raises(Stop):
-            import_store(source, tmp_path / "store", format=format, progress=stop_at(shard))
+            import_store(source, tmp_path / "store", container=format, progress=stop_at(shard))
     assert len(open_store(tmp_path / "store")) == 4 * 7
     seen: list[tuple[int, int]] = []
     report = import_store(
-        source, tmp_path / "store", format=format, progress=lambda *at: seen.append(at)
+        source, tmp_path / "store", container=format, progress=lambda *at: seen.append(at)
     )
     assert seen == [(0, 2), (1, 2), (2, 2)]
     assert report.ok == IMAGES

@@ -281,7 +281,7 @@ def test_relative_boxes_are_kept_beside_pixel_boxes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["hdf5", "zarr"])
 def test_storage_can_be_narrowed(tmp_path: Path, format: str) -> None:
-    store = load(tmp_path, PLAIN[0][0], dtype="float16", format=format)
+    store = load(tmp_path, PLAIN[0][0], dtype="float16", container=format)
     image = EXPECTED[PLAIN[0][0]]["images"][0]
     row = store.read("9")
     same(row["region"], array(image["features"]).astype(np.float16))

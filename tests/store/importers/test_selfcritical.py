@@ -100,7 +100,7 @@ def test_a_torn_database_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "source" / "cocobu_att.lmdb" / "data.mdb"
     data.write_bytes(bytes(8192))
     with pytest.raises(DataError):
-        import_store(tmp_path / "source", tmp_path / "store", layout="selfcritical_lmdb")
+        import_store(tmp_path / "source", tmp_path / "store", format="selfcritical_lmdb")
 
 
 def test_two_attention_folders_are_ambiguous(tmp_path: Path) -> None:
@@ -109,4 +109,4 @@ def test_two_attention_folders_are_ambiguous(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         np.savez(folder / "9.npz", feat=np.ones((2, 4), np.float32))
     with pytest.raises(DataError, match="cocobu_att, cocotalk_att"):
-        import_store(tmp_path / "source", tmp_path / "store", layout="selfcritical")
+        import_store(tmp_path / "source", tmp_path / "store", format="selfcritical")

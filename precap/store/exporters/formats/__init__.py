@@ -1,1 +1,1 @@
-"""One file per export format; the file name is what ``--to`` takes."""
+"""One file per export format; the file name is what ``--format`` takes."""

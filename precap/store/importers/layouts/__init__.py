@@ -1,1 +1,1 @@
-"""One file per foreign feature layout; the file name is what ``--from`` takes."""
+"""One file per foreign feature layout; the file name is what ``--format`` takes."""
