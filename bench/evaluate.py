@@ -3,8 +3,8 @@
     python -m bench.evaluate                  one published system, speed and equality
     python -m bench.evaluate --published      all six, METEOR too: their published scores again
 
-Speed: our tokeniser + BLEU + ROUGE-L + CIDEr-D against pycocoevalcap's Java tokeniser + the same, in
-turns in one run, with nothing cached. The bootstrap is timed apart. Report: Flickr8k's pictures.
+Speed: our tokeniser + BLEU + ROUGE-L + CIDEr-D against pycocoevalcap's Java tokeniser + the same,
+in turns in one run, nothing cached. The bootstrap is timed apart. Report: Flickr8k's pictures.
 """
 
 import contextlib
@@ -25,6 +25,10 @@ TIMED = "show_edit_tell_rl"
 #: Published figures are printed with five decimals; equality is held to a half of the last.
 DIGIT = 0.5e-5
 MEGABYTES, PICTURES = 40.0, 5000
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
 
 
 def main() -> None:
@@ -171,12 +175,8 @@ def _opening(path: Path) -> float | None:
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     with tempfile.TemporaryDirectory(prefix="precap-bench-") as profile:
-        for flag in (
-            "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
-            "--disable-background-networking --disable-component-update --disable-sync"
-        ).split():
+        for flag in [*FLAGS.split(), f"--user-data-dir={profile}"]:
             options.add_argument(flag)
-        options.add_argument(f"--user-data-dir={profile}")
         chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
         try:
             chromium.get("about:blank")
