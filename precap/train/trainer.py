@@ -5,15 +5,14 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from precap import allocator
-from precap.errors import ConfigError, Interrupted, PrecapError
+from precap.errors import ConfigError, Interrupted
 from precap.train import checkpoint, distributed, folder, optim
 from precap.train.batch import floats, pinned
 from precap.train.cache import StoreLike
@@ -25,41 +24,8 @@ from precap.train.meter import Meter
 from precap.train.phases import Phase
 from precap.train.predict import casting, predict
 from precap.train.prepare import Captions, Job, Validate, make_job, make_recipe
+from precap.train.result import RunResult, TrainingError
 from precap.train.settings import TrainConfig
-
-
-class TrainingError(PrecapError):
-    """Training cannot go on; the last checkpoint is as it was."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a training came to. ``scores``: of the best checkpoint on the validation split.
-
-    peak_memory: bytes, of the device on CUDA, else of this process. stopped: "done" or "patience".
-    """
-
-    path: Path
-    best: float | None
-    best_step: int
-    steps: int
-    minutes: float
-    scores: Mapping[str, float]
-    parameters: int
-    peak_memory: int
-    stopped: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "path": str(self.path), "scores": dict(self.scores)}
-
-    def __str__(self) -> str:
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
-        return (
-            f"{self.path}: {self.parameters / 1e6:.1f} M parameters, {self.steps:,} steps in "
-            f"{self.minutes:.1f} min, peak memory {self.peak_memory / 2**30:.2f} GiB\n"
-            f"best at step {self.best_step:,} on validation: {scores or 'not validated'}"
-        )
 
 
 def fit(
@@ -93,7 +59,11 @@ def fit(
 
 @dataclass
 class Progress:
-    """Where a run stands; part of every checkpoint. ``local``: updates done in the phase."""
+    """Where a run stands; part of every checkpoint.
+
+    local: updates done in the phase. pending: what the last update still waits for: "log", then
+    "validate", then nothing.
+    """
 
     step: int = 0
     phase: int = 0
@@ -106,6 +76,7 @@ class Progress:
     averaged: int = 0
     seconds: float = 0.0
     stopped: str = "done"
+    pending: str = ""
 
 
 class Trainer:
@@ -150,6 +121,8 @@ class Trainer:
         if fresh:
             self.begin(number, phase)
         total, length = self.updates(phase), len(phase.loader)
+        self.randomness = checkpoint.random_state()
+        self.after(phase, total)  # what an interruption left undone
         while self.at.local < total and self.at.stopped != "patience":
             epoch, skip = divmod(self.at.local, length)
             phase.begin_epoch(epoch)
@@ -167,7 +140,6 @@ class Trainer:
         """One update of the weights from one batch."""
         optimizer, c = self.optimizer, self.config
         assert optimizer is not None, "a phase begins with its optimiser"
-        self.randomness = checkpoint.random_state()
         optim.set_rate(optimizer, optim.rate(phase.optim, self.at.local, total, len(phase.loader)))
         moved = floats(batch.to(self.device))
         images = self.ranks.add(torch.tensor(float(len(batch.ids)), device=self.device))
@@ -194,21 +166,26 @@ class Trainer:
         if self.average:
             self.average.update()
         self.meter.note({"loss": lost, "updates": torch.ones(()), "images": images, **figures})
-        self.at.step, self.at.local, self.touched = self.at.step + 1, self.at.local + 1, False
+        self.at.step, self.at.local, self.at.pending = self.at.step + 1, self.at.local + 1, "log"
+        self.randomness = checkpoint.random_state()
+        self.touched = False
 
-    def after(self, phase: Phase, total: int, batches: Prefetched[Batch]) -> None:
-        """Log, validate and save when it is time."""
+    def after(self, phase: Phase, total: int, batches: Prefetched[Batch] | None = None) -> None:
+        """Log, validate and save when it is time; each at most once per update."""
         c, at, length = self.config, self.at, len(phase.loader)
-        if at.step % c.log_every == 0 or at.local == total:
-            self.log(phase, total, batches)
-        every = c.validate_steps or max(1, round(c.validate_epochs * length))
-        if at.local % every == 0 or at.local == total:
-            self.validate()
-            if c.patience and at.waiting >= c.patience:
-                at.stopped = "patience"
-            self.save()
-        elif c.save_every and at.step % c.save_every == 0:
-            self.save()
+        if at.pending == "log":
+            if at.step % c.log_every == 0 or at.local == total:
+                self.log(phase, total, batches)
+            at.pending = "validate"
+        if at.pending == "validate":
+            every = c.validate_steps or max(1, round(c.validate_epochs * length))
+            if at.local % every == 0 or at.local == total:
+                self.validate()
+                self.save()
+            elif c.save_every and at.step % c.save_every == 0:
+                at.pending = ""
+                self.save()
+            at.pending = ""
 
     # Beginning and resuming
 
@@ -258,6 +235,7 @@ class Trainer:
         """Caption the validation images, score them, know whether this is the best."""
         c, at = self.config, self.at
         if self.job.validation is None:
+            at.pending = ""
             return
         start = time.perf_counter()
         with self.average.used() if self.average else nullcontext():
@@ -275,6 +253,9 @@ class Trainer:
         at.waiting = 0 if better else at.waiting + 1
         if better:
             at.best, at.best_step, at.scores = value, at.step, scores
+        if c.patience and at.waiting >= c.patience:
+            at.stopped = "patience"
+        at.pending = ""
         spent = time.perf_counter() - start
         self.meter.paused(spent)
         self.meter.write("validation", at.step, {**scores, "seconds": spent})
@@ -319,15 +300,17 @@ class Trainer:
 
     # Reporting
 
-    def log(self, phase: Phase, total: int, batches: Prefetched[Batch]) -> None:
+    def log(self, phase: Phase, total: int, batches: Prefetched[Batch] | None) -> None:
         """One line: means since the last one, rates, and how long is left."""
-        values = self.meter.means(batches.waited)
-        batches.waited = 0.0
+        values = self.meter.means(batches.waited if batches else 0.0)
+        if batches:
+            batches.waited = 0.0
         if not math.isfinite(values["loss"]):
             raise self.diverged(values["loss"])
         values["lr"] = optim.rate(phase.optim, self.at.local - 1, total, len(phase.loader))
         values["epoch"] = self.at.local / len(phase.loader)
         self.meter.write(phase.name, self.at.step, values)
+        self.at.pending = "validate"
         self.emit("step", values)
 
     def emit(

@@ -29,7 +29,11 @@ ROLES = ("grid", "region", "global")
 
 @frozen
 class TransformerConfig:
-    """Widths and regularisation. ``tie`` shares word embedding and output matrix."""
+    """Widths and regularisation. ``tie`` shares word embedding and output matrix.
+
+    word_dropout: share of the input words that training replaces by the unknown word.
+    row_dropout: share of the memory rows that training hides from the decoder and encoder.
+    """
 
     dim: int = 512
     heads: int = 8
@@ -39,6 +43,8 @@ class TransformerConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     input_dropout: float = 0.1
+    word_dropout: float = 0.0
+    row_dropout: float = 0.0
     pre_norm: bool = True
     tie: bool = True
     positions: Literal["sinusoid", "learned", "none"] = "sinusoid"
@@ -94,7 +100,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, dims: Mapping[str, int], words: Words) -> None:
         super().__init__()
-        c, self.words = config, words
+        c, self.config, self.words = config, config, words
         self.roles = sorted((r for r in dims if _kind(r) in ROLES), key=_order)
         self.inputs = nn.ModuleDict(
             {r: nn.Sequential(nn.Linear(dims[r], c.dim), nn.LayerNorm(c.dim)) for r in self.roles}
@@ -135,6 +141,9 @@ class Transformer(nn.Module):
     def encode(self, features: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Memory:
         """Encode once per image; keep each decoder layer's keys and values."""
         x, mask = self._rows(features, masks)
+        if self.training and self.config.row_dropout:
+            kept = torch.rand(x.shape[:2], device=x.device) >= self.config.row_dropout
+            mask = kept if mask is None else kept & mask
         see = seen(mask)
         for encode in self.encoder:
             x = encode(x, see)
@@ -150,11 +159,19 @@ class Transformer(nn.Module):
     def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
         """(B, C, T) input tokens -> (B, C, T, D), what ``classify`` turns into logits."""
         packed = pack(tokens, self.words.pad)
-        x = self.embed(packed.tokens, packed.positions)  # (B, L, D)
+        x = self.embed(self._hide(packed.tokens), packed.positions)  # (B, L, D)
         for i, layer in enumerate(self.decoder):
             x = layer.skips[0](x, lambda y, own=layer.own: own(y, y, packed.mask))
             x = layer.rest(x, memory[f"{i}.k"], memory[f"{i}.v"], memory.get("mask"))
         return packed.unpack(self.decoded(x))
+
+    def _hide(self, tokens: Tensor) -> Tensor:
+        """Word dropout: (B, L) with some words unknown; never the first token."""
+        rate, unk = self.config.word_dropout, self.words.unk
+        if not self.training or not rate or unk < 0:
+            return tokens
+        hidden = torch.rand(tokens.shape, device=tokens.device) < rate
+        return torch.where(hidden & (tokens != self.words.bos), unk, tokens)
 
     def classify(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V) logits."""
