@@ -12,7 +12,8 @@ def relative(boxes: Array, size: Array) -> Array:
     """Pixel boxes (N, 4) x1, y1, x2, y2 over the size (height, width), clipped to [0, 1]."""
     height, width = np.asarray(size, np.float64)[:2]
     scale = np.array([width, height, width, height])
-    return np.clip(np.asarray(boxes, np.float64) / scale, 0.0, 1.0).astype(np.float32)
+    unit: Array = np.clip(np.asarray(boxes, np.float64) / scale, 0.0, 1.0)
+    return unit.astype(np.float32)
 
 
 def areas(boxes: Array) -> Array:
@@ -29,7 +30,8 @@ def iou(a: Array, b: Array) -> Array:
     sides = np.maximum(high - low, 0)
     both = sides[..., 0] * sides[..., 1]  # (N, M)
     either = areas(a)[:, None] + areas(b)[None] - both
-    return np.divide(both, either, out=np.zeros_like(both), where=either > 0)
+    empty: Array = np.zeros(both.shape, np.result_type(both, np.float32))
+    return np.divide(both, either, out=empty, where=either > 0)
 
 
 def pairwise(boxes: Array) -> Array:
@@ -88,6 +90,6 @@ def grid_weights(boxes: Array, cells: int, mode: Literal["cell", "area", "box"] 
     if mode == "area":
         return weights / (cells * cells)
     if mode == "box":
-        total = weights.sum(-1, keepdims=True)
+        total: Array = weights.sum(-1, keepdims=True)
         return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     return weights

@@ -186,7 +186,7 @@ def _without_classifier(state: dict[str, Any], network: nn.Module) -> dict[str, 
 def _pixels(config: GridConfig, network: nn.Module) -> Pixels:
     if config.preset:
         return Pixels("keep", (224, 224), 224, "bicubic", *IMAGENET)
-    data: Any = resolve_model_data_config(network)
+    data: Any = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     size = config.size or data["input_size"][-1]
     fit = config.fit or _fit(data["crop_mode"])
     return Pixels(
