@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from precap import __version__, atomic, plugins
+import precap
+from precap import atomic, plugins
 from precap.errors import ConfigError, DataError, ImageError, PrecapError
 from precap.store import plan, writer
 from precap.store.datasets.dataset import Dataset
@@ -64,10 +65,12 @@ class Report:
         for status, reasons in self.outcomes.items():
             for reason, count in sorted(reasons.items()):
                 lines.append(f"  {f'{status} {reason}'.strip():<30}{count:>10,}")
-        lines += [f"{'no problems' if not self.problems else 'rows left out or noted'}"]
+        lines += ["rows left out or noted"] if self.problems else []
         for reason, count in sorted(self.problems.items()):
             lines.append(f"  {reason:<30}{count:>10,}")
-        return "\n".join([*lines, f"each of them: {self.out / REPORT}"][: None if lines else 0])
+        if self.problems or self.ok < self.images:
+            lines.append(f"each of them: {self.out / REPORT}")
+        return "\n".join(lines)
 
 
 def import_store(
@@ -156,7 +159,7 @@ def _spec(name: str, facts: Facts, dtype: str | None) -> FeatureSpec:
 def _provenance(source: Path, scan: Scan) -> dict[str, Any]:
     return {
         "source": str(source.resolve()),
-        "precap": __version__,
+        "precap": precap.__version__,
         "found": len(scan.found),
         "failed": len(scan.failed),
         "problems": dict(scan.counts),

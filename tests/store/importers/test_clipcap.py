@@ -70,6 +70,16 @@ def test_the_shifted_rows_of_conceptual_captions_are_put_right_and_told(tmp_path
     np.testing.assert_array_equal(np.stack(found), table.numpy())
 
 
+@pytest.mark.parametrize("first", ["clip_embedding", "captions"])
+def test_a_large_one_is_recognised_whatever_comes_first(tmp_path: Path, first: str) -> None:
+    parts = {
+        "clip_embedding": rows(2000),
+        "captions": [caption(str(n), n) for n in range(2000)],
+    }
+    value = {first: parts.pop(first), **parts}
+    assert find_layout(write(tmp_path / "f", value)) == "clipcap"
+
+
 def test_a_view_of_a_larger_storage_is_read_at_its_offset(tmp_path: Path) -> None:
     table = rows(9)[4:6]
     captions = [caption("1", 0), caption("2", 1)]
