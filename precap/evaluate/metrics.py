@@ -110,26 +110,32 @@ def score(
 
 
 def score_groups(
+    scores: Scores,
     predictions: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     groups: Mapping[str, str],
-    metrics: Sequence[str] | None = None,
 ) -> dict[str, Scores]:
     """Group name -> the scores of its images alone, such as nocaps' in, near and out of domain.
 
-    As the nocaps server does, each group is an evaluation of its own: CIDEr counts documents
-    within the group. Images that ``groups`` does not name are left to the whole.
+    As on the nocaps server each group is an evaluation of its own: CIDEr counts documents within
+    the group. Nothing else is scored again, so no Java runs. Images without a group are left out.
     """
-    members: dict[str, list[str]] = {}
-    for image in predictions:
+    rows: dict[str, list[int]] = {}
+    for row, image in enumerate(scores.ids):
         if image in groups:
-            members.setdefault(groups[image], []).append(image)
-    return {
-        group: score(
-            {i: predictions[i] for i in ids}, {i: references.get(i, ()) for i in ids}, metrics
-        )
-        for group, ids in sorted(members.items())
-    }
+            rows.setdefault(groups[image], []).append(row)
+    found = {}
+    for group, chosen in sorted(rows.items()):
+        ids = [scores.ids[row] for row in chosen]
+        part = {
+            name: Measure(m.table[chosen], m.value, m.each[chosen])
+            for name, m in scores.measures.items()
+        }
+        if "CIDEr" in part:
+            inside = {i: predictions[i] for i in ids}, {i: references[i] for i in ids}
+            part |= score(*inside, ["cider"]).measures
+        found[group] = _gathered(ids, part, scores.unavailable, [])
+    return found
 
 
 def _gathered(

@@ -22,7 +22,7 @@ from precap import atomic
 from precap.evaluate import plots, thumbnails
 from precap.evaluate.diversity import diversity
 from precap.evaluate.heatmaps import Attention
-from precap.evaluate.metrics import Scores
+from precap.evaluate.metrics import Scores, score_groups
 from precap.evaluate.significance import Difference, Interval, compare, intervals
 
 #: What a page may hold at most: bytes in all, pictures with attention.
@@ -78,7 +78,8 @@ def write(
         title=title,
         ids=ids,
         runs=runs,
-        domains=sorted(set((domains or {}).values())),
+        domains=_domains(runs, references, domains or {}),
+        metrics=_metrics(runs),
         tiles=_tiles(runs),
         curves=_curves(runs),
         comparisons=_comparisons(runs),
@@ -229,6 +230,17 @@ def _comparisons(runs: Sequence[RunPage]) -> list[_Comparison]:
             drawn = plots.forest(rows, number)
             found.append(_Comparison(runs[0].name, other.name, number, rows, drawn, won))
     return found
+
+
+def _domains(
+    runs: Sequence[RunPage], references: Mapping[str, Sequence[str]], domains: Mapping[str, str]
+) -> dict[str, list[tuple[int, Scores]]]:
+    """Domain -> (run, its scores there)."""
+    found: dict[str, list[tuple[int, Scores]]] = {}
+    for number, run in enumerate(runs):
+        for name, part in score_groups(run.scores, run.predictions, references, domains).items():
+            found.setdefault(name, []).append((number, part))
+    return dict(sorted(found.items()))
 
 
 def _diversity(values: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:

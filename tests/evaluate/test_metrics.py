@@ -154,9 +154,13 @@ def test_json_holds_everything_but_the_statistics() -> None:
 def test_groups_are_evaluations_of_their_own() -> None:
     captions, references = corpus(20)
     groups = {i: "in" if n % 2 else "out" for n, i in enumerate(list(captions)[:18])}
-    found = metrics.score_groups(captions, references, groups, FAST)
+    whole = metrics.score(captions, references, FAST)
+    found = metrics.score_groups(whole, captions, references, groups)
     chosen = {i: captions[i] for i, group in groups.items() if group == "in"}
     alone = metrics.score(chosen, {i: references[i] for i in chosen}, FAST)
     assert list(found) == ["in", "out"]
-    assert found["in"].corpus == alone.corpus
+    assert found["in"].corpus == pytest.approx(alone.corpus, abs=1e-12)
+    assert found["in"].corpus["CIDEr"] != pytest.approx(
+        np.mean([whole.per_image["CIDEr"][i] for i in chosen])
+    )
     assert len(found["out"].ids) == 9

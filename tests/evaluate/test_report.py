@@ -355,4 +355,5 @@ def test_unavailable_metrics_are_on_the_page(opened: WebDriver) -> None:
     text = opened.find_element(By.ID, "scores").text
     assert "unavailable: there is no Java here <b>" in text
     assert "novel" in text
+    assert "near-domain 10 " in text
     assert len(opened.find_elements(By.CSS_SELECTOR, "#curves figure")) == 2
