@@ -77,7 +77,7 @@ def measure(program: str, source: Path, out: Path) -> tuple[float, float]:
     after = "import json, resource\nprint(json.dumps(resource.getrusage(resource.RUSAGE_SELF)[2]))"
     code = f"source, out = {str(source)!r}, {str(out)!r}\n{program}\n{after}"
     begun = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
     took = time.perf_counter() - begun
     return took, json.loads(done.stdout.splitlines()[-1]) / 1024  # Linux counts kilobytes
 
