@@ -103,7 +103,7 @@ class Frequencies:
 
 @dataclass(frozen=True)
 class Rewards:
-    """cider: (n,) CIDEr-D, 0 to 10. bleu: (n,) sentence BLEU-4, 0 to 1."""
+    """cider: (n,) CIDEr-D, 0 to 10. bleu: (n,) sentence BLEU-4, 0 to 1 (0 if not asked for)."""
 
     cider: Floats
     bleu: Floats
@@ -149,47 +149,49 @@ class CiderD:
         self.table = Table(owner[new], key[new], len(self.many))
         self.counts = counts[self.table.order]  # (E, R) times in each reference
         self.idf = self.frequencies.idf(self.table.keys)  # (E,)
-        self.inverse = np.zeros((ORDERS, len(self.many), most))  # 1 / norm, 0 where there is none
+        self.inverse = np.zeros((len(self.many), ORDERS, most))  # 1 / norm, 0 where there is none
         norms = _norms(grams, self.frequencies.idf(grams.key), len(image))
-        self.inverse[:, image, place] = _inverse(norms)
+        self.inverse[image, :, place] = _inverse(norms).T
         self.lengths = np.zeros((len(self.many), most), np.int64)
         self.lengths[image, place] = grams.length
+        self.bigrams = _bigrams(self.lengths)
 
-    def __call__(self, images: Ints, hypotheses: Ints) -> Rewards:
-        """Scores of (n, T) hypotheses, padded with -1; ``images`` number the references."""
+    def __call__(self, images: Ints, hypotheses: Ints) -> Floats:
+        """CIDEr-D, 0 to 10, of (n, T) hypotheses padded with -1, of these images."""
+        return self.rewards(images, hypotheses, bleu=False).cider
+
+    def rewards(self, images: Ints, hypotheses: Ints, bleu: bool = True) -> Rewards:
+        """CIDEr-D and, if asked for, BLEU-4 of (n, T) hypotheses padded with -1."""
         grams = ngrams(hypotheses)
-        owner = images[grams.row]
-        at = self.table.find(owner, grams.key)
-        hit = np.flatnonzero(at >= 0)
-        miss = np.flatnonzero(at < 0)
-        idf = np.empty(len(at))
-        idf[hit] = self.idf[at[hit]]
+        at = self.table.find(images[grams.row], grams.key)
+        found = at >= 0
+        hit, miss = np.flatnonzero(found), np.flatnonzero(~found)
+        at = at[hit]
+        idf = np.empty(len(found))
+        idf[hit] = mine = self.idf[at]
         idf[miss] = self.frequencies.idf(grams.key[miss])
         norms = _norms(grams, idf, len(images))
-        row, order, theirs = grams.row[hit], grams.order[hit], self.counts[at[hit]]
-        clipped = np.minimum(grams.count[hit][:, None], theirs)  # (h, R)
-        cider = self._cider(images, grams.length, norms, (row, order, idf[hit], clipped, theirs))
-        cell = order * len(images) + row
-        best = clipped.max(1, initial=0).astype(np.float64)
-        correct = np.bincount(cell, best, ORDERS * len(images)).astype(np.float64)
-        return Rewards(cider, self._bleu(images, grams.length, correct.reshape(ORDERS, -1)))
+        # Grams are ordered by sequence and, within it, by order: equal cells stand together.
+        cell = grams.row[hit] * ORDERS + grams.order[hit]
+        theirs = self.counts[at]  # (h, R)
+        clipped = np.minimum(grams.count[hit].astype(np.uint8)[:, None], theirs)
+        shared = np.multiply(clipped, theirs, dtype=np.float64) * (mine * mine)[:, None]
+        cider = self._cider(images, grams.length, norms, _by_cell(cell, shared, len(images)))
+        if not bleu:
+            return Rewards(cider, np.zeros(len(images)))
+        best = clipped.max(1, initial=0).astype(np.float64)[:, None]
+        correct = _by_cell(cell, best, len(images))[..., 0].T  # (4, n)
+        return Rewards(cider, self._bleu(images, grams.length, correct))
 
-    def _cider(
-        self,
-        images: Ints,
-        length: Ints,
-        norms: Floats,
-        hits: tuple[Ints, Ints, Floats, Ints, NDArray[np.uint8]],
-    ) -> Floats:
-        row, order, idf, clipped, theirs = hits
-        weight = self.inverse[order, images[row]]  # (h, R)
-        mine = _inverse(norms)[order, row] * idf * idf
-        per = (clipped * theirs * weight) * mine[:, None]  # (h, R)
+    def _cider(self, images: Ints, length: Ints, norms: Floats, shared: Floats) -> Floats:
+        """From (n, 4, R) inner products of clipped tf-idf vectors."""
+        cosine = shared * self.inverse[images] * _inverse(norms).T[..., None]
         # Bigrams, not words, are the length: that is how the published scorer counts.
-        gap = _bigrams(length)[row][:, None] - _bigrams(self.lengths)[images[row]]
-        per *= np.exp(gap * gap / (-2.0 * self.sigma**2))
-        total = np.bincount(row, per.sum(1), len(images))
-        return 10.0 / ORDERS * total / np.maximum(1, self.many[images])
+        gap = _bigrams(length)[:, None] - self.bigrams[images]  # (n, R)
+        close = np.exp(gap * gap / (-2.0 * self.sigma**2))
+        total = np.einsum("nor,nr->n", cosine, close)
+        score: Floats = 10.0 / ORDERS * total / np.maximum(1, self.many[images])
+        return score
 
     def _bleu(self, images: Ints, length: Ints, correct: Floats) -> Floats:
         """BLEU-4 with the reference implementation's constants and its closest reference length."""
@@ -254,6 +256,15 @@ def _norms(grams: Grams, idf: Floats, rows: int) -> Floats:
     weight = grams.count * idf
     cell = grams.order * rows + grams.row
     return np.sqrt(np.bincount(cell, weight * weight, ORDERS * rows)).reshape(ORDERS, rows)
+
+
+def _by_cell(cell: Ints, values: Floats, rows: int) -> Floats:
+    """Sums of (h, R) values whose cells are ascending: (rows, 4, R)."""
+    sums = np.zeros((rows * ORDERS, values.shape[1]))
+    if len(cell):
+        first = np.flatnonzero(np.diff(cell, prepend=-1))
+        sums[cell[first]] = np.add.reduceat(values, first, axis=0)
+    return sums.reshape(rows, ORDERS, -1)
 
 
 def _inverse(norms: Floats) -> Floats:

@@ -105,6 +105,6 @@ class Reward:
             hypotheses = until_end(flat, self.words.eos, self.config.count_eos)
         else:
             hypotheses = ciderd.as_table([[*r, *self.end] for r in self.renumber(flat)])
-        scores = self.scorer(images, hypotheses)
+        scores = self.scorer.rewards(images, hypotheses, bleu=self.config.bleu > 0)
         total = self.config.cider * scores.cider + self.config.bleu * scores.bleu
         return torch.from_numpy(total).float().view(rows, many).to(tokens.device)

@@ -219,7 +219,7 @@ def own_cider(references: Mapping[str, Sequence[str]]) -> Validate:
 
     def validate(captions: dict[str, str]) -> Mapping[str, float]:
         rows = [number(text.tokenize(captions.get(i, ""))) for i in ids]
-        scores = scorer(np.arange(len(ids)), ciderd.as_table(rows)).cider
+        scores = scorer(np.arange(len(ids)), ciderd.as_table(rows))
         return {"CIDEr": float(scores.mean()) if len(ids) else 0.0}
 
     return validate

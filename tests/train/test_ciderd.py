@@ -35,14 +35,14 @@ def test_given_frequencies(case: str, in_hypotheses: bool, in_references: bool) 
     references = [[r + [0] * in_references for r in refs] for refs in DATA["references"]]
     hypotheses = [h + [0] * in_hypotheses for hyps in DATA["hypotheses"] for h in hyps]
     scorer = ciderd.CiderD(references, frequencies=published_frequencies())
-    made = scorer(np.repeat(np.arange(12), 5), ciderd.as_table(hypotheses)).cider
+    made = scorer(np.repeat(np.arange(12), 5), ciderd.as_table(hypotheses))
     golden = SCORES[f"ciderd_{case}_f64"].ravel()
     np.testing.assert_allclose(made, golden, rtol=0, atol=1e-6)
 
 
 def test_corpus_mode() -> None:
     last = ciderd.as_table(hyps[4] for hyps in DATA["hypotheses"])
-    made = ciderd.CiderD(DATA["references"])(np.arange(12), last).cider
+    made = ciderd.CiderD(DATA["references"])(np.arange(12), last)
     np.testing.assert_allclose(made, SCORES["ciderd_corpus_mode_f64"], rtol=0, atol=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_words(count: int, case: str) -> None:
     known: dict[str, int] = {}
     references = [numbered(refs, known) for refs in DATA["word_references"][:count]]
     hypotheses = ciderd.as_table(numbered(DATA["word_hypotheses"][:count], known))
-    made = ciderd.CiderD(references)(np.arange(count), hypotheses).cider
+    made = ciderd.CiderD(references)(np.arange(count), hypotheses)
     np.testing.assert_allclose(made, SCORES[f"{case}_per_image_f64"], rtol=0, atol=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_equal_to_the_library_on_anything(images: list[tuple[list[list[int]], li
     """Repeated words, different numbers of references, n-grams no reference has."""
     references = [refs for refs, _ in images]
     hypotheses = [hyp for _, hyp in images]
-    made = ciderd.CiderD(references)(np.arange(len(images)), ciderd.as_table(hypotheses))
+    made = ciderd.CiderD(references).rewards(np.arange(len(images)), ciderd.as_table(hypotheses))
     gts = {i: [" ".join(map(str, r)) for r in refs] for i, refs in enumerate(references)}
     res = {i: [" ".join(map(str, h))] for i, h in enumerate(hypotheses)}
     np.testing.assert_allclose(made.cider, Cider().compute_score(gts, res)[1], atol=1e-6)

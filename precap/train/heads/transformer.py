@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from precap.config import frozen
+from precap.errors import ConfigError
 from precap.train.contract import Memory, State, Words
 from precap.train.layers import (
     Attention,
@@ -129,14 +130,23 @@ class Transformer(nn.Module):
         """All roles as one sequence (B, N, D); its mask (B, N), None if every row is real."""
         rows, real = [], []
         for role in self.roles:
-            x = features[role]
+            x = features[role].to(self.kinds[role].dtype)
             x = self.inputs[role](x if x.dim() == 3 else x[:, None]) + self.kinds[role]  # (B, n, D)
             if role in self.places:
-                x = x + self.places[role][: x.shape[1]]
+                x = x + self._places(role, x.shape[1])
             rows.append(x)
             real.append(masks.get(role, x.new_ones(x.shape[:2], dtype=torch.bool)))
         mask = torch.cat(real, 1) if any(role in masks for role in self.roles) else None
         return self.input_dropout(torch.cat(rows, 1)), mask
+
+    def _places(self, role: str, count: int) -> Tensor:
+        table = self.places[role]
+        if count > len(table):
+            raise ConfigError(
+                f"An image has {count} {role} rows and this head has places for {len(table)}. "
+                f"Set head.largest_grid={count}, or head.grid_positions=false."
+            )
+        return table[:count]
 
     def encode(self, features: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Memory:
         """Encode once per image; keep each decoder layer's keys and values."""
