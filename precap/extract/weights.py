@@ -9,11 +9,13 @@ are refused: they could run any program.
 import hashlib
 import os
 import pickle
+import socket
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from safetensors.torch import load_file
 from precap.errors import ConfigError
 
 State = dict[str, torch.Tensor]
+REACH = 3.0  # seconds to wait for the hub's door
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".pkl")
 
 
@@ -189,7 +192,7 @@ def _hub(source: Source, *, offline: bool) -> Path | None:
     """The file from the hub's cache, or downloaded into it; None when it is not to be had."""
     from huggingface_hub import hf_hub_download
 
-    if not source.repo:
+    if not source.repo or not (offline or _reachable()):
         return None
     for file in source.files:
         try:
@@ -201,6 +204,19 @@ def _hub(source: Source, *, offline: bool) -> Path | None:
     return None
 
 
+def _reachable() -> bool:
+    """Whether the hub answers at all: without this, saying that a file is missing takes minutes."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        address = (host.hostname or "", host.port or 443)
+        with socket.create_connection(address, timeout=REACH):
+            return True
+    except OSError:
+        return False
+
+
 def _missing(source: Source) -> str:
     place = folder() / f"{source.name}.safetensors"
     ways: list[str] = []
@@ -208,9 +224,9 @@ def _missing(source: Source) -> str:
         ways.append(f"hf download {source.repo}  (on a machine that reaches the hub)")
     if source.url:
         ways.append(f"download {source.url}")
-    ways.append("or for a trial without real weights: --weights random:0")
+    how = f" To get it: {'; or '.join(ways)}." if ways else ""
     return (
         f"The weights of {source.name} are not on this machine and the hub could not be reached. "
-        f"Put the file at {place} (.pt, .pth, .th, .bin work too) or pass --weights FILE. To get "
-        f"it: {'; '.join(ways)}."
+        f"Put the file at {place} (.pt, .pth, .th, .bin work too) or pass --weights FILE.{how} For "
+        f"a trial without real weights: --weights random:0."
     )
