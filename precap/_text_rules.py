@@ -98,14 +98,14 @@ _QUOTES = str.maketrans(
 _MONEY = str.maketrans({"¢": "cents", "£": "#", **dict.fromkeys("\x80¤₠€", "$")})
 _FRACTIONS = str.maketrans({"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"})
 
-# The alphabet. Java's Character.isLetter as of Unicode 6.1, which the scanner was generated with.
-_NEWER_LETTERS = (
+# The alphabet is that of Unicode 6.1, which the scanner was generated with: nothing newer.
+_NEWER = (
     "037F-037F 0528-052F 0560-0560 0588-0588 05EF-05EF 0860-089F 08A1-08A1 08AD-08FF 0978-0978 "
     "0980-0980 09FC-09FC 0AF9-0AF9 0C34-0C34 0C5A-0C5D 0C80-0C80 0CDD-0CDD 0D04-0D04 0D54-0D5F "
-    "0E86-0EA0 0EA8-0EA9 0EAC-0EAC 13F5-13FD 16F1-16F8 170D-170D 171F-171F 1878-1878 191D-191E "
-    "19B0-19C0 19C8-19C9 1B4C-1B4C 1C80-1CBF 1CF2-1CF4 1CFA-1CFA 2C2F-2C2F 2C5F-2C5F 312E-312F "
-    "31BB-31BF 4DB6-4DBF 9FCD-9FFF A698-A69D A78F-A78F A794-A79F A7AB-A7F7 A8FD-A8FE A9E0-A9FE "
-    "AA7E-AA7F AB30-ABBF"
+    "0E86-0E86 0E89-0E89 0E8C-0E8C 0E8E-0E93 0E98-0E98 0EA0-0EA0 0EA8-0EA9 0EAC-0EAC 13F5-13FD "
+    "16F1-16F8 170D-170D 171F-171F 1878-1878 191D-191E 19B0-19C0 19C8-19C9 1B4C-1B4C 1C80-1CBF "
+    "1CF2-1CF4 1CFA-1CFA 2C2F-2C2F 2C5F-2C5F 312E-312F 31BB-31BF 4DB6-4DBF 9FCD-9FFF A698-A69D "
+    "A78F-A78F A794-A79F A7AB-A7F7 A8FD-A8FE A9E0-A9FE AA7E-AA7F AB30-ABBF 0DE6-0DEF A9F0-A9F9"
 )
 _WORDLIKE = (  # marks, modifiers and letters that the scanner adds to the letters
     "\u00ad\u0237-\u024f˂-˅˒-˟˥-˿\u0300-\u036f\u0370-\u037d\u0384\u0385\u03cf\u03f6\u03fc-\u03ff"
@@ -163,11 +163,11 @@ ABBREVIATIONS = re.compile(f"{_any(_BEFORE_SMALL)}|{_any(_BEFORE_CAPITAL)}", re.
 
 def _category(prefix: str) -> str:
     """The characters below U+10000 of a Unicode category, as the inside of a character class."""
-    newer = [tuple(int(end, 16) for end in r.split("-")) for r in _NEWER_LETTERS.split()]
+    newer = [tuple(int(end, 16) for end in r.split("-")) for r in _NEWER.split()]
     codes = (c for c in range(0x10000) if unicodedata.category(chr(c)).startswith(prefix))
     spans: list[list[int]] = []
     for code in codes:
-        if prefix == "L" and any(low <= code <= high for low, high in newer):
+        if any(low <= code <= high for low, high in newer):
             continue
         if spans and code == spans[-1][1] + 1:
             spans[-1][1] = code

@@ -86,6 +86,18 @@ def test_hostile_strings_equal_java(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.java
+def test_every_character_below_u10000_equals_java(tmp_path: Path) -> None:
+    need_java()
+    blocks = [range(start, start + 16) for start in range(0, 0x10000, 16)]
+    lines = [" ".join(f"a{chr(c)} {chr(c)}1" for c in block) for block in blocks]
+    captions = [normalise(line) for line in lines if not line.isascii() or line.isprintable()]
+    expected = java_words(captions, tmp_path)
+    wrong = [c for c, e in zip(captions, expected, strict=True) if " ".join(tokenize(c)) != e]
+    assert len(captions) > 4000
+    assert wrong == []
+
+
+@pytest.mark.java
 def test_every_caption_of_the_real_data_equals_java(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
