@@ -8,12 +8,12 @@ from tests.extractor_contract import ExtractorContract
 
 pytestmark = pytest.mark.timeout(1200)
 
-SMALL = {"short": 80, "long": 160, "proposals": 12}
+SMALL = {"short": 64, "long": 96, "proposals": 4}
 
 
 class TestGrit(ExtractorContract):
     extractor = "grit"
-    settings: ClassVar[dict[str, Any]] = {"canvas": [64, 128]}
+    settings: ClassVar[dict[str, Any]] = {"canvas": [64, 64]}
 
 
 class TestBottomUp(ExtractorContract):

@@ -34,7 +34,8 @@ def test_anchors_are_py_faster_rcnns() -> None:
 def overlap(a: NDArray[np.float64], b: NDArray[np.float64], plus: int) -> float:
     lap = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + plus, 0, None)
     areas = [np.prod(box[2:] - box[:2] + plus) for box in (a, b)]
-    return float(np.prod(lap) / (sum(areas) - np.prod(lap)))
+    union = sum(areas) - np.prod(lap)
+    return float(np.prod(lap) / union) if union > 0 else 0.0
 
 
 def by_hand(net: Proposals, maps: torch.Tensor, size: tuple[int, int], scale: float) -> list[Any]:
