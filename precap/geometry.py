@@ -30,8 +30,9 @@ def iou(a: Array, b: Array) -> Array:
     sides = np.maximum(high - low, 0)
     both = sides[..., 0] * sides[..., 1]  # (N, M)
     either = areas(a)[:, None] + areas(b)[None] - both
-    empty: Array = np.zeros(both.shape, np.result_type(both, np.float32))
-    return np.divide(both, either, out=empty, where=either > 0)
+    shares: Array = np.zeros(both.shape, np.result_type(both, np.float32))
+    np.divide(both, either, out=shares, where=either > 0)
+    return shares
 
 
 def pairwise(boxes: Array) -> Array:

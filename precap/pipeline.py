@@ -11,6 +11,8 @@ from precap.plugins import guess
 
 if TYPE_CHECKING:
     from precap.captioning import Answer
+    from precap.extract.catalogue import Entry
+    from precap.extract.runner import Estimate
     from precap.extract.runner import Report as ExtractReport
     from precap.scoring import Evaluation
     from precap.store.datasets.dataset import Dataset
@@ -89,6 +91,45 @@ def extract_features(
         )
         for name in chosen
     ]
+
+
+def estimate_features(
+    names: str | Sequence[str],
+    *,
+    data: Path | str = "data",
+    out: Path | str = "features",
+    split: str | None = None,
+    images: int | None = None,
+    settings: Sequence[str] | Mapping[str, Any] = (),
+    pace: Mapping[str, Any] | None = None,
+    **setting: Any,
+) -> "list[Estimate]":
+    """What ``extract_features`` would do: images, bytes, shards, time. Writes nothing.
+
+    pace: batch_size, workers, shard_size. setting: weights, device, compute, storage, views,
+    parent.
+    """
+    from precap.extract import runner
+
+    chosen = names.split(",") if isinstance(names, str) else list(names)
+    refs = dataset(data).images(split)[:images]
+    values = settings if isinstance(settings, Mapping) else config.parse_settings(settings)
+    return [
+        runner.dry_run(
+            refs,
+            Path(out) / runner.store_name(name),
+            runner.make_recipe(name, values, **setting),
+            **(pace or {}),
+        )
+        for name in chosen
+    ]
+
+
+def extractors() -> "list[Entry]":
+    """Every built-in extractor: fields, bytes per image, paper, weights, who reads it."""
+    from precap.extract import catalogue
+
+    return catalogue.entries()
 
 
 def status(store: Path | str) -> "ExtractReport":

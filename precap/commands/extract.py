@@ -1,8 +1,9 @@
 """``precap extract``: pictures to feature stores; also its status, read from the ledger alone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +20,7 @@ def extract(
     names: Annotated[
         str,
         typer.Argument(help="extractors, e.g. clip,grid:resnet50 or mylab.edges:Edges; or: status"),
-    ],
+    ] = "",
     store: Annotated[
         Path | None, typer.Argument(help="with status: the store to look at", show_default=False)
     ] = None,
@@ -53,6 +54,12 @@ def extract(
     part: Annotated[
         str | None, typer.Option(help="i/n: this job's share of the shards, e.g. 3/16", envvar=None)
     ] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="show every extractor: fields, size, paper, weights")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="images, bytes, shards, expected time; write nothing")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option(help="try images that failed before again")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="events on stderr, result as JSON")
@@ -62,16 +69,38 @@ def extract(
     from precap import pipeline
     from precap.commands import progress
 
+    if listing:
+        _show(pipeline.extractors(), as_json)
+        return
+    if not names:
+        raise ConfigError("Name an extractor: precap extract clip. All of them: extract --list")
     if names == "status":
         if store is None:
             raise ConfigError("Name the store: precap extract status features/clip")
-        state = pipeline.status(store)
-        typer.echo(json.dumps(state.as_json()) if as_json else str(state))
+        _show([pipeline.status(store)], as_json)
         return
     if store is not None:
         raise ConfigError(
             f"Unexpected argument {store}. Extractors are joined by commas: clip,grid"
         )
+    if dry_run:
+        estimates = pipeline.estimate_features(
+            names,
+            data=data,
+            out=out,
+            split=split,
+            images=images,
+            settings=settings or [],
+            pace={"batch_size": batch_size, "workers": workers, "shard_size": shard_size},
+            weights=weights,
+            device=device,
+            compute=compute,
+            storage=dtype,
+            views=views,
+            parent=parent,
+        )
+        _show(estimates, as_json)
+        return
     with progress.shown("extract", as_json=as_json) as listen:
         reports = pipeline.extract_features(
             names.split(","),
@@ -95,9 +124,11 @@ def extract(
             retry_failed=retry_failed,
             on_event=listen,
         )
-    lost = 0
-    for report in reports:
-        typer.echo(json.dumps(report.as_json()) if as_json else str(report))
-        lost += report.lost
-    if lost:
+    _show(reports, as_json)
+    if any(report.lost for report in reports):
         raise typer.Exit(DONE_WITH_LOSSES)
+
+
+def _show(results: Sequence[Any], as_json: bool) -> None:
+    for result in results:
+        typer.echo(json.dumps(result.as_json()) if as_json else str(result))

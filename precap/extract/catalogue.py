@@ -23,6 +23,16 @@ class Entry:
     weights: str
     read_by: str
 
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"{self.name}: {self.fields}",
+                f"  {self.bytes:,} bytes per image; {self.paper}",
+                f"  weights: {self.weights}",
+                f"  read by: {self.read_by or 'any head that takes these roles'}",
+            ]
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return dict(self.__dict__)

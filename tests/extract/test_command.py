@@ -70,6 +70,15 @@ def test_the_catalogue_lists_every_extractor_with_its_fields() -> None:
         assert json.dumps(entry.as_json())
 
 
+def test_the_command_line_lists_and_estimates(dataset: Path, tmp_path: Path) -> None:
+    assert "tokens 49x768 (grid)" in call("extract", "--list")
+    options = ["--data", str(dataset), "--out", str(tmp_path / "features"), "--device", "cpu"]
+    weights = ["--weights", "random:0", "--dry-run", "--json"]
+    said = json.loads(call("extract", "grid:mobilenetv2_035", *options, *weights))
+    assert (said["images"], said["missing"]) == (4, 4)
+    assert not (tmp_path / "features").exists()
+
+
 def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
     refs = write_photos(tmp_path / "photos", 10)
     recipe = runner.make_recipe("grid:mobilenetv2_035", weights="random:0", device="cpu")
