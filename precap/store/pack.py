@@ -1,4 +1,4 @@
-"""Rows of images to the arrays of one shard, each byte cast and copied once."""
+"""Rows of images to the arrays of one shard; rows that have the stored dtype are never copied."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,41 +8,41 @@ import xxhash
 from numpy.typing import NDArray
 
 from precap.store import schema
+from precap.store.backends.contract import Array, Stack
 from precap.types import Features, FeatureSpec, Field, Outcome
-
-Arrays = dict[str, NDArray[Any]]
 
 
 class Packer:
-    """Arrays for up to ``len(rows)`` images, named as in ``Content.arrays``.
+    """Collects the rows of one shard, image by image."""
 
-    Fixed fields: (n, [views,] ...). Ragged: rows of all images one after another, and int64
-    offsets (n * views + 1,). int8: float32 scales, one per row of the last axis.
-    """
-
-    def __init__(self, spec: FeatureSpec, rows: Sequence[Features]) -> None:
-        self._spec = spec
-        self._count = 0
-        self._columns = [_Column(field, spec.views, rows) for field in spec.fields]
-        self._digests = np.empty(len(rows), np.uint64)
+    def __init__(self, spec: FeatureSpec) -> None:
+        self._columns = [_Column(field, spec.views) for field in spec.fields]
+        self._digests: list[int] = []
 
     def add(self, image: str, row: Features) -> Outcome:
         """Take one row: ok, or failed with a reason when a value cannot be stored."""
-        try:
-            for column in self._columns:
-                column.put(self._count, row[column.field.name])
-        except schema.BadValue as bad:
-            return Outcome(image, "failed", bad.reason, f"{column.field.name}: {bad.detail}")
-        stored = (part for column in self._columns for part in column.row(self._count))
-        self._digests[self._count] = row_digest(image, stored)
-        self._count += 1
+        cells: list[_Cell] = []
+        for column in self._columns:
+            try:
+                cells.append(column.cell(row[column.field.name]))
+            except schema.BadValue as bad:
+                detail = f"{column.field.name}: {bad.detail}"
+                return Outcome(image, "failed", bad.reason, detail)
+        for column, cell in zip(self._columns, cells, strict=True):
+            column.cells += cell
+        every = (array for cell in cells for part in cell for array in part if array is not None)
+        self._digests.append(row_digest(image, every))
         return Outcome(image, "ok")
 
-    def arrays(self) -> Arrays:
-        """The arrays of all images that were ok."""
-        found: Arrays = {"digests": self._digests[: self._count]}
+    def arrays(self) -> dict[str, Array]:
+        """The arrays of all images that were ok, named as in ``Content.arrays``.
+
+        Fixed fields: (n, [views,] ...). Ragged: rows of all images one after another, and int64
+        offsets (n * views + 1,). int8: float32 scales, one per row of the last axis.
+        """
+        found: dict[str, Array] = {"digests": np.array(self._digests, np.uint64)}
         for column in self._columns:
-            found.update(column.arrays(self._count))
+            found.update(column.arrays())
         return found
 
 
@@ -62,68 +62,51 @@ def rows_of(
     for field in spec.fields:
         rows = arrays[f"fields/{field.name}"]
         scales = arrays.get(f"scales/{field.name}")
-        for start, stop in _bounds(arrays.get(f"offsets/{field.name}"), spec.views, row):
-            yield rows[start:stop]
+        offsets = arrays.get(f"offsets/{field.name}")
+        cells = range(row * spec.views, (row + 1) * spec.views)
+        keys: list[Any] = [row]
+        if offsets is not None:
+            keys = [slice(int(offsets[cell]), int(offsets[cell + 1])) for cell in cells]
+        for key in keys:
+            yield np.asarray(rows[key])
             if scales is not None:
-                yield scales[start:stop]
+                yield np.asarray(scales[key])
 
 
-def _bounds(offsets: NDArray[Any] | None, views: int, row: int) -> Iterable[tuple[int, int]]:
-    if offsets is None:
-        return [(row, row + 1)]
-    cells = range(row * views, (row + 1) * views)
-    return [(int(offsets[cell]), int(offsets[cell + 1])) for cell in cells]
+#: What one field stores of one image: (array, scales or None) once, or per view if it is ragged.
+_Cell = list[tuple[NDArray[Any], NDArray[Any] | None]]
 
 
 class _Column:
-    """The growing arrays of one field."""
+    """One field of all images."""
 
-    def __init__(self, field: Field, views: int, rows: Sequence[Features]) -> None:
+    def __init__(self, field: Field, views: int) -> None:
         self.field, self._views = field, views
+        self.cells: _Cell = []
+
+    def cell(self, value: Any) -> _Cell:
+        """``value`` as stored; BadValue when it cannot be."""
+        parts: Sequence[NDArray[Any]] = (
+            [np.asarray(value)]
+            if not self.field.ragged
+            else (schema.parts(value, self.field, self._views))
+        )
+        return [schema.stored(part, self.field.dtype) for part in parts]
+
+    def arrays(self) -> dict[str, Array]:
+        """fields/NAME, and offsets/NAME and scales/NAME where there are such."""
+        name, field = self.field.name, self.field
         tail = tuple(n for n in field.shape if n is not None)
+        found: dict[str, Array] = {}
         if field.ragged:
-            values = [schema.parts(row[field.name], field, views) for row in rows]
-            shape = (sum(len(part) for parts in values for part in parts), *tail)
+            lengths = [len(array) for array, _ in self.cells]
+            found[f"offsets/{name}"] = np.cumsum([0, *lengths], dtype=np.int64)
+            shape = (sum(lengths), *tail)
         else:
-            shape = (len(rows), *((views,) if views > 1 else ()), *tail)
-        self._rows = np.empty(shape, field.dtype)
-        self._scales = np.empty(shape[:-1], np.float32) if field.dtype == "int8" else None
-        self._offsets = np.zeros(len(rows) * views + 1, np.int64)
-
-    def put(self, index: int, value: Any) -> None:
-        """Write image number ``index``; overwrites what an earlier, refused image left there."""
-        if not self.field.ragged:
-            return self._cast(index, index + 1, np.asarray(value)[None])
-        for view, part in enumerate(schema.parts(value, self.field, self._views)):
-            cell = index * self._views + view
-            start = int(self._offsets[cell])
-            self._offsets[cell + 1] = start + len(part)
-            self._cast(start, start + len(part), part)
-        return None
-
-    def row(self, index: int) -> Iterable[NDArray[Any]]:
-        """What is stored of image number ``index``."""
-        name = self.field.name
-        arrays: Arrays = {f"fields/{name}": self._rows}
-        if self.field.ragged:
-            arrays[f"offsets/{name}"] = self._offsets
-        if self._scales is not None:
-            arrays[f"scales/{name}"] = self._scales
-        one = FeatureSpec("", 0, "", (self.field,), views=self._views)
-        return rows_of(arrays, one, index)
-
-    def arrays(self, count: int) -> Arrays:
-        """The arrays of the first ``count`` images."""
-        name, end = self.field.name, count
-        found: Arrays = {}
-        if self.field.ragged:
-            found[f"offsets/{name}"] = self._offsets[: count * self._views + 1]
-            end = int(self._offsets[count * self._views])
-        found[f"fields/{name}"] = self._rows[:end]
-        if self._scales is not None:
-            found[f"scales/{name}"] = self._scales[:end]
+            shape = (len(self.cells), *((self._views,) if self._views > 1 else ()), *tail)
+        rows = [array for array, _ in self.cells]
+        found[f"fields/{name}"] = Stack(rows, shape, np.dtype(field.dtype))
+        if field.dtype == "int8":
+            scales = [scale for _, scale in self.cells if scale is not None]
+            found[f"scales/{name}"] = Stack(scales, shape[:-1], np.dtype(np.float32))
         return found
-
-    def _cast(self, start: int, stop: int, source: NDArray[Any]) -> None:
-        scale = self._scales[start:stop] if self._scales is not None else None
-        schema.put(self._rows[start:stop], source, scale)

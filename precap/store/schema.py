@@ -99,25 +99,24 @@ def _holds(stored: np.dtype[Any], given: np.dtype[Any]) -> bool:
     return np.can_cast(given, stored, "safe") or (stored.kind in "iu" and given.kind in "iu")
 
 
-def put(target: NDArray[Any], source: NDArray[Any], scale: NDArray[Any] | None) -> None:
-    """Cast ``source`` into ``target``; BadValue for NaN, Inf, overflow.
+def stored(source: NDArray[Any], dtype: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """``source`` as it is stored, C-contiguous (itself, if it is so already); and its scales.
 
-    With ``scale`` (one float32 per row of the last axis) ``target`` is int8 and
-    ``source = target * scale`` up to half a step.
+    For int8 the scales are float32, one per row of the last axis, and ``source = stored * scale``
+    up to half a step; otherwise None. BadValue for NaN, Inf and overflow.
     """
-    if target.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):
-            target[...] = source
-        if not finite(target):
-            _refuse(source)
-    elif scale is not None:
+    if dtype == "int8":
         if not finite(source):
             _refuse(source)
-        _quantise(target, source, scale)
-    else:
-        target[...] = source
-        if target.dtype != source.dtype and not np.array_equal(target, source):
-            raise BadValue("overflow", f"integers do not fit into {target.dtype}")
+        return _quantised(source)
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = np.asarray(source, dtype, order="C")
+    if array.dtype.kind == "f":
+        if not finite(array):
+            _refuse(source)
+    elif array.dtype != source.dtype and not np.array_equal(array, source):
+        raise BadValue("overflow", f"integers do not fit into {dtype}")
+    return array, None
 
 
 _EXPONENT: dict[int, tuple[type[Any], int]] = {2: (np.uint16, 0x7C00), 4: (np.uint32, 0x7F800000)}
@@ -128,7 +127,7 @@ def finite(array: NDArray[Any]) -> bool:
     if array.dtype.itemsize not in _EXPONENT:
         return bool(np.isfinite(array).all())
     kind, mask = _EXPONENT[array.dtype.itemsize]
-    bits = array.view(kind) if array.flags.c_contiguous else np.ascontiguousarray(array).view(kind)
+    bits = np.asarray(array, order="C").view(kind)
     return not bits.size or bool((bits & kind(mask)).max() != mask)
 
 
@@ -140,18 +139,22 @@ def _refuse(source: NDArray[Any]) -> None:
     raise BadValue("overflow", f"the largest value is {largest:g}; store it as float32")
 
 
-def _quantise(target: NDArray[Any], source: NDArray[Any], scale: NDArray[Any]) -> None:
-    values = source.astype(np.float32)  # (..., D)
+def _quantised(source: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     with np.errstate(over="ignore"):
-        peak = np.abs(values).max(axis=-1, initial=0.0)  # (...)
-    if not finite(np.atleast_1d(peak)):
+        values = source.astype(np.float32)  # (..., D)
+    peak = np.abs(values).max(axis=-1, initial=0.0)  # (...)
+    if not finite(peak):
         _refuse(source)
-    scale[...] = np.where(peak > 0, _round_up(peak / np.float32(127)), np.float32(1))
-    target[...] = np.clip(np.rint(values / scale[..., None]), -127, 127)
+    scale = np.where(peak > 0, _round_up(peak / np.float32(127)), np.float32(1))
+    scale = np.asarray(scale, np.float32)
+    return np.clip(np.rint(values / scale[..., None]), -127, 127).astype(np.int8), scale
 
 
 def _round_up(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """The next float32 with 16 bits of mantissa: int8 * scale is then exact, and quantising the
     product again gives the same bytes."""
-    bits = np.ascontiguousarray(scale, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0xFF)) & np.uint32(0xFFFFFF00)).view(np.float32)
+    bits = np.asarray(scale, np.float32, order="C").view(np.uint32)
+    rounded: NDArray[np.float32] = ((bits + np.uint32(0xFF)) & np.uint32(0xFFFFFF00)).view(
+        np.float32
+    )
+    return rounded

@@ -146,7 +146,7 @@ class Writer:
     def _pack(
         self, shard: int, outcomes: Sequence[Outcome], rows: Mapping[str, Features]
     ) -> tuple[list[Outcome], Content]:
-        packer = Packer(self.spec, [rows[o.id] for o in outcomes if o.status == "ok"])
+        packer = Packer(self.spec)
         final = [packer.add(o.id, rows[o.id]) if o.status == "ok" else o for o in outcomes]
         absent = [[o.id, o.status, o.reason, o.detail] for o in final if o.status != "ok"]
         texts = {

@@ -1,16 +1,60 @@
 """What a storage backend is: how one file format holds the rows of one shard."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 Compression = Literal["none", "zstd", "blosc"]
 
 #: A part of a file: byte offset and the bytes that stand there (bytes or a C-contiguous array).
 Piece = tuple[int, Any]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Arrays that stand one after another in a file, as one array of ``shape``; never joined."""
+
+    parts: Sequence[NDArray[Any]]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+        return self.size * self.dtype.itemsize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        flat = [part.reshape(-1) for part in self.parts]
+        return np.concatenate([np.empty(0, self.dtype), *flat]).reshape(self.shape)
+
+
+#: An array as a backend is given it.
+Array = NDArray[Any] | Stack
+
+
+def pieces_of(offset: int, array: Array) -> list["Piece"]:
+    """The pieces of a file that hold ``array`` from ``offset`` on, uncopied."""
+    found: list[Piece] = []
+    for part in array.parts if isinstance(array, Stack) else [array]:
+        if part.nbytes:
+            found.append((offset, part))
+        offset += part.nbytes
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +76,7 @@ class Content:
     attributes: plain JSON values.
     """
 
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: Mapping[str, Array]
     texts: Mapping[str, Sequence[str]]
     attributes: Mapping[str, Any]
 

@@ -10,7 +10,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from precap.store.backends.contract import Compression, Content, Extent, Image, Piece, packed_rows
+from precap.store.backends.contract import (
+    Array,
+    Compression,
+    Content,
+    Extent,
+    Image,
+    Piece,
+    packed_rows,
+    pieces_of,
+)
 
 _ALIGN_ABOVE, _ALIGN = 65536, 4096  # large datasets start on a page: friendlier to memory maps
 
@@ -32,13 +41,17 @@ class Hdf5Shard:
                 _write_texts(file, name, list(content.texts[name]))
             for name, array in sorted(content.arrays.items()):
                 if compression != "none" and name.startswith("fields/") and array.size:
-                    _write_compressed(file, name, array, packed_rows(content, name), compression)
+                    _write_compressed(
+                        file, name, np.asarray(array), packed_rows(content, name), compression
+                    )
                 elif array.size == 0:
-                    file.create_dataset(name, data=array, track_times=False)
+                    file.create_dataset(
+                        name, shape=array.shape, dtype=array.dtype, track_times=False
+                    )
                 else:
                     offset = _reserve(file, name, array)
                     extents[name] = Extent("", offset)
-                    pieces.append((offset, array))
+                    pieces += pieces_of(offset, array)
         pieces = sorted([*sparse.pieces(), *pieces], key=lambda piece: piece[0])
         return Image({"": (pieces, sparse.size)}, extents)
 
@@ -97,7 +110,7 @@ def _create(sparse: "_Sparse") -> h5py.File:
     return h5py.File(sparse, "w", alignment_threshold=_ALIGN_ABOVE, alignment_interval=_ALIGN)
 
 
-def _reserve(file: h5py.File, name: str, array: NDArray[Any]) -> int:
+def _reserve(file: h5py.File, name: str, array: Array) -> int:
     """Allocate a contiguous dataset without writing to it; its byte offset in the file."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

@@ -4,12 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from precap.store.backends.contract import Compression, Content, Extent, Image, Piece, packed_rows
+from precap.store.backends.contract import (
+    Array,
+    Compression,
+    Content,
+    Extent,
+    Image,
+    Piece,
+    packed_rows,
+    pieces_of,
+)
 
 
 class ZarrShard:
@@ -22,11 +31,13 @@ class ZarrShard:
         memory: dict[str, Any] = {}
         texts = {name: list(values) for name, values in content.texts.items()}
         group = zarr.create_group(MemoryStore(memory), attributes={**content.attributes, **texts})
-        chunks: dict[str, NDArray[Any]] = {}
+        chunks: dict[str, Array] = {}
         for name, array in sorted(content.arrays.items()):
             if compression != "none" and name.startswith("fields/") and array.size:
                 rows = packed_rows(content, name)
-                _create(group, name, array, _packed(array, rows, compression))[...] = array
+                _create(group, name, array, _packed(array, rows, compression))[...] = np.asarray(
+                    array
+                )
                 continue
             _create(group, name, array, _plain(array))
             if array.size:
@@ -34,7 +45,7 @@ class ZarrShard:
         files: dict[str, tuple[list[Piece], int]] = {
             key: ([(0, value.to_bytes())], len(value)) for key, value in memory.items()
         }
-        files |= {key: ([(0, array)], array.nbytes) for key, array in chunks.items()}
+        files |= {key: (pieces_of(0, array), array.nbytes) for key, array in chunks.items()}
         extents = {key.partition("/c/")[0]: Extent(key, 0) for key in chunks}
         return Image(files, extents)
 
@@ -82,7 +93,7 @@ class OpenZarr:
         return [(name, item) for name, item in members if isinstance(item, zarr.Array)]
 
 
-def _create(group: Any, name: str, array: NDArray[Any], layout: Mapping[str, Any]) -> Any:
+def _create(group: Any, name: str, array: Array, layout: Mapping[str, Any]) -> Any:
     return group.create_array(
         name,
         shape=array.shape,
@@ -93,12 +104,12 @@ def _create(group: Any, name: str, array: NDArray[Any], layout: Mapping[str, Any
     )
 
 
-def _plain(array: NDArray[Any]) -> dict[str, Any]:
+def _plain(array: Array) -> dict[str, Any]:
     """One raw chunk."""
     return {"chunks": tuple(max(1, length) for length in array.shape), "compressors": None}
 
 
-def _packed(array: NDArray[Any], rows: int, compression: Compression) -> dict[str, Any]:
+def _packed(array: Array, rows: int, compression: Compression) -> dict[str, Any]:
     """One file (Zarr calls it a shard) in which every ``rows`` rows are a compressed chunk."""
     codec = ZstdCodec() if compression == "zstd" else BloscCodec(cname="lz4", shuffle="shuffle")
     tail = tuple(array.shape[1:])
