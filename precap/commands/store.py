@@ -94,7 +94,7 @@ def import_(
 def export(
     store: Folder,
     out: Annotated[Path, typer.Argument(help="file or folder to write")],
-    format: Annotated[str, typer.Option(help="hin, m2, grit, self_critical, zarr, hdf5")],
+    format: Annotated[str, typer.Option(help="hin, hin_clip, m2, grit, selfcritical, zarr, hdf5")],
     as_json: AsJson = False,
 ) -> None:
     """Write a store in another system's layout."""

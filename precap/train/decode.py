@@ -215,7 +215,8 @@ class Beams:
     def settled(self, t: int) -> bool:
         """Whether no further step can change the best caption of any image."""
         if self.aside is not None:
-            return bool((self.aside.scores[:, 0] >= self.scores.amax(1)).all())
+            worst = self.aside.scores[:, -1 if self.c.all_beams else 0]
+            return bool((worst >= self.scores.amax(1)).all())
         if self.c.length_penalty or self.c.all_beams:
             return bool(self.done.all())
         alive = torch.where(self.done, _NEVER, self.scores).amax(1)
