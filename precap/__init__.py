@@ -1,7 +1,6 @@
 """precap: precompute visual features once, then train captioning heads on the cached tensors.
 
-The seven names below are the whole public surface; each is loaded when it is first used, so that
-``import precap`` is instant.
+The names below are the whole public surface, loaded when first used: ``import precap`` is instant.
 """
 
 from importlib import import_module
@@ -9,14 +8,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "caption_images",
-    "evaluate_runs",
-    "extract_features",
-    "open_store",
-    "prepare_data",
-    "score_captions",
-    "train_head",
-]
+    "caption_images", "evaluate_runs", "extract_features", "open_store", "prepare_data",
+    "score_captions", "train_head",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
