@@ -28,9 +28,10 @@ OPTIONS: Mapping[str, Any] = {
     "head.encoder_layers": 2,
     "head.decoder_layers": 2,
     "text.threshold": 1,
-    "xe.epochs": 12,
+    "batch_size": 16,
+    "xe.epochs": 14,
     "xe.optim.lr": 1e-3,
-    "validate_epochs": 3,
+    "validate_epochs": 2,
     "decode.beam": 5,
 }
 REAL, CONTROL = "real", "shuffled"

@@ -24,7 +24,7 @@ def make_scenes(out: Path, *, images: int = 1500, seed: int = 0) -> Path:
     """Make ``images`` scenes in the folder ``out`` and prepare them; returns ``out``.
 
     80 % train, 10 % val, 10 % test. Colour-shape pairs of ``grammar.HELD_OUT`` occur in every
-    second test picture (domain "unseen-pair") and in no other one. The same arguments give the
+    third test picture (domain "unseen-pair") and in no other one. The same arguments give the
     same set; a set that is already there is left as it is.
     """
     if images < 10:
@@ -53,7 +53,7 @@ def _scenes(folder: Path, images: int, seed: int) -> Iterator[dict[str, Any]]:
     for index in range(images):
         rng = np.random.default_rng([seed, index])
         split = split_of(index)
-        scene = draw_scene(rng, unseen=split == "test" and index % 20 == 19)
+        scene = draw_scene(rng, unseen=split == "test" and index % 30 == 29)
         file = f"scene-{index:05d}.jpg"
         _save(render(scene, rng), folder / file, aside=index % _UPSIDE == 0, rng=rng)
         yield {

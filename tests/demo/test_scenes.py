@@ -68,7 +68,7 @@ def test_held_out_pairs_are_seen_in_the_test_split_only(made: Dataset) -> None:
     told = {id: bool(phrase.search(" ".join(texts))) for id, texts in made.captions().items()}
     assert not any(told[id] for split in ("train", "val") for id in made.ids(split))
     assert {id for id in told if told[id]} == set(made.domains()["unseen-pair"])
-    assert len(made.domains()["unseen-pair"]) == 30
+    assert len(made.domains()["unseen-pair"]) == 20
 
 
 def test_all_words_of_the_test_split_were_seen_in_training(made: Dataset) -> None:
