@@ -6,6 +6,7 @@ together depends on the shard alone: same shard, same thread count, same bits.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -106,12 +107,12 @@ def computed(
     workers: reading threads. forwards: batches under way at once; 2 keeps a GPU busy while results
     are copied back, 1 (inline) is right for a CPU. ``todo`` is consumed as reading needs it.
     """
-    with ThreadPoolExecutor(workers, "precap-read") as readers:
+    with _threads(workers, "precap-read") as readers:
         tasks = _tasks(extractor, todo)
         items = ahead(
             readers, lambda task: (task[0], _read(read, task[1])), tasks, 2 * batch_size + workers
         )
-        with ThreadPoolExecutor(forwards, "precap-forward") as runners:
+        with _threads(forwards, "precap-forward") as runners:
             batches = _batches(items, batch_size)
 
             def run(pair: tuple[Shard, Batch]) -> tuple[Shard, Batch, Sequence[Any]]:
@@ -123,6 +124,16 @@ def computed(
                 on_batch(shard)
                 if not batch:
                     yield shard
+
+
+@contextmanager
+def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """A pool that drops what it has not begun when its work is interrupted."""
+    pool = ThreadPoolExecutor(count, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _tasks(

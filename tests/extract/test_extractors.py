@@ -29,6 +29,7 @@ class TestGridOfTokens(ExtractorContract):
 
 class TestGridChannelsLast(ExtractorContract):
     extractor = "grid:swin_tiny_patch4_window7_224"
+    settings = {"size": 64, "kwargs": {"img_size": 64, "window_size": 2}}
 
 
 class TestGridAtOriginalSize(ExtractorContract):

@@ -17,6 +17,8 @@ import pytest
 from precap.errors import ConfigError, Interrupted, LockedError, StoreError
 from precap.extract import images, runner
 from precap.extract.contract import Setting
+from precap.extract.flow import computed
+from precap.extract.reading import reader
 from precap.store import plan, writer
 from precap.store.ledger import Ledger
 from precap.store.reader import open_store
@@ -248,6 +250,27 @@ def test_a_job_is_picklable_and_harmless_to_repeat(
     assert record is not None
     assert record.ok == 8
     assert runner.run_shard(job) is None
+
+
+def test_two_forwards_at_once_give_the_same_features_in_the_same_order(
+    photos: Photos, edges_extractor: str
+) -> None:
+    refs = photos(23)
+    made = runner.build(edges_extractor, {}, Setting(storage="float32"))
+    read = reader(made, Setting())
+    todo = [(4, refs[:9]), (2, refs[9:10]), (7, refs[10:])]
+    found = [
+        [
+            (shard.number, shard.outcomes(), shard.rows())
+            for shard in computed(made, read, todo, batch_size=2, workers=3, forwards=forwards)
+        ]
+        for forwards in (1, 2)
+    ]
+    assert [number for number, *_ in found[0]] == [4, 2, 7]
+    for one, two in zip(*found, strict=True):
+        assert one[:2] == two[:2]
+        assert list(one[2]) == [outcome.id for outcome in one[1]]
+        assert all(np.array_equal(one[2][k]["edges"], two[2][k]["edges"]) for k in one[2])
 
 
 def test_events_count_up_to_the_total(tmp_path: Path, photos: Photos, edges_extractor: str) -> None:
