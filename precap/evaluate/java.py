@@ -39,7 +39,7 @@ def run(arguments: Sequence[str], text: str, folder: Path, seconds: float) -> st
     output, errors, code = _communicate([str(find()), *arguments], text, folder, seconds)
     if code != 0:
         died = f"was killed by signal {-code}" if code < 0 else f"left with code {code}"
-        raise Unavailable(f"Java {died}: {_last_line(errors) or 'without a message'}")
+        raise Unavailable(f"Java {died}: {_reason(errors) or 'without a message'}")
     return output
 
 
@@ -77,6 +77,8 @@ def _kill(process: "subprocess.Popen[str]") -> None:
             pipe.close()
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else ""
+def _reason(errors: str) -> str:
+    """The line of stderr that says most: the first that names an error, else the first."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    telling = [line for line in lines if "rror" in line or "xception" in line]
+    return [*telling, *lines, ""][0]

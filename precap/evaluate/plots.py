@@ -11,6 +11,9 @@ from precap.evaluate.significance import Difference, Interval
 
 Points = Sequence[tuple[float, float]]
 
+#: The style sheet knows so many run colours; further runs take them again.
+COLOURS = 6
+
 
 def histogram(
     values: Sequence[NDArray[np.float64]], intervals: Sequence[Interval | None]
@@ -21,6 +24,7 @@ def histogram(
     """
     width, floor = 260.0, 56.0
     height = floor + 22 + 7 * len(intervals)
+    values = [v[np.isfinite(v)] for v in values]
     top = max((float(v.max()) for v in values if len(v)), default=0.0) or 1.0
     edges = np.linspace(0, top, 25)
     counts = [np.sqrt(np.histogram(v, edges)[0] / max(1, len(v))) for v in values]
@@ -31,10 +35,10 @@ def histogram(
         y = floor - count / peak * (floor - 8)
         line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
         area = f"4,{floor} {line} {width - 4},{floor}"
-        parts.append(Markup('<polygon class="area r{}" points="{}"/>').format(run, area))
-        parts.append(Markup('<polyline class="line r{}" points="{}"/>').format(run, line))
+        parts.append(Markup('<polygon class="area r{}" points="{}"/>').format(run % COLOURS, area))
+        parts.append(Markup('<polyline class="line r{}" points="{}"/>').format(run % COLOURS, line))
     for run, interval in enumerate(intervals):
-        if interval is not None:
+        if interval is not None and math.isfinite(interval.value):
             parts.append(_whisker(run, interval, top, width, floor))
     return _svg(width, height, "distribution over images", parts)
 
@@ -60,7 +64,7 @@ def curves(name: str, runs: Sequence[Points]) -> Markup:
         if len(line) == 1:
             x, y = line[0]
             parts.append(_dot(run, across(x), up(y)))
-        parts.append(Markup('<polyline class="line r{}" points="{}"/>').format(run, path))
+        parts.append(Markup('<polyline class="line r{}" points="{}"/>').format(run % COLOURS, path))
     return _svg(width, height, f"{name} over training steps", parts)
 
 
@@ -77,7 +81,7 @@ def _difference(d: Difference, other: int) -> Markup:
     parts = [
         _line(across(0), 2, across(0), height - 2),
         Markup('<line class="line r{}" x1="{:.1f}" y1="{}" x2="{:.1f}" y2="{}"/>').format(
-            run, across(d.low), middle, across(d.high), middle
+            run % COLOURS, across(d.low), middle, across(d.high), middle
         ),
         _dot(run, across(d.difference), middle),
     ]
@@ -93,7 +97,7 @@ def wins(d: Difference, other: int = 1) -> Markup:
     parts = [
         bar.format("tie", 0, width),
         bar.format("r0", 0, left),
-        bar.format(f"r{other}", width - right, right),
+        bar.format(f"r{other % COLOURS}", width - right, right),
     ]
     return _svg(width, height, f"{d.wins_a} won, {d.ties} tied, {d.wins_b} lost", parts)
 
@@ -104,7 +108,7 @@ def _whisker(run: int, interval: Interval, top: float, width: float, floor: floa
     y = floor + 8 + 7 * run
     return Markup(
         '<line class="whisker r{0}" x1="{1:.1f}" y1="{2}" x2="{3:.1f}" y2="{2}"/>'
-    ).format(run, low, y, max(high, low + 1)) + _dot(run, across(interval.value), y)
+    ).format(run % COLOURS, low, y, max(high, low + 1)) + _dot(run, across(interval.value), y)
 
 
 def _axis(low: float, high: float, width: float, floor: float, height: float) -> Markup:
@@ -135,7 +139,9 @@ def _label(x: float, y: float, text: str, anchor: str) -> Markup:
 
 
 def _dot(run: int, x: float, y: float) -> Markup:
-    return Markup('<circle class="dot r{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(run, x, y)
+    return Markup('<circle class="dot r{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(
+        run % COLOURS, x, y
+    )
 
 
 class _Scale:

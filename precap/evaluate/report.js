@@ -141,6 +141,7 @@
     node.tabIndex = 0;
     node.dataset.index = index;
     node.dataset.id = item.id;
+    node.setAttribute("aria-label", item.id);
     const frame = add(make("div", "frame"), picture(item, false));
     if (item.a) add(frame, make("span", "tag", "attention"));
     const text = make("div", "text");

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -39,4 +40,6 @@ def encode(path: Path, side: int, quality: int) -> str:
 def encode_all(paths: Mapping[str, Path], budget: int) -> dict[str, str]:
     """Image id -> base64 JPEG, within ``budget`` characters together; unreadable ones are ""."""
     side, quality = choose(list(paths.values()), budget)
-    return {image: encode(path, side, quality) for image, path in paths.items()}
+    with ThreadPoolExecutor() as pool:  # decoding and resizing release the interpreter's lock
+        made = pool.map(lambda path: encode(path, side, quality), paths.values())
+        return dict(zip(paths, made, strict=True))

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,57 @@ def embedded(page: Path) -> Any:
     return json.loads(found[1])
 
 
-pytestmark = pytest.mark.browser
+def test_the_page_fits_its_limit_by_smaller_pictures(tmp_path: Path) -> None:
+    captions, references = corpus(20)
+    noise = np.random.default_rng(0)
+    paths = {}
+    for image in captions:
+        paths[image] = tmp_path / f"{image}.png"
+        Image.fromarray(noise.integers(0, 255, (400, 400, 3), dtype=np.uint8)).save(paths[image])
+    runs = [run_page("first", captions, references)]
+    free = report.write(tmp_path / "free.html", runs, references, paths).stat().st_size
+    tight = report.write(tmp_path / "tight.html", runs, references, paths, limit=400_000)
+    assert free > 800_000
+    assert tight.stat().st_size < 400_000
+    assert all(item["t"] for item in embedded(tight)["items"])
 
 
+def test_eight_runs_of_different_images_and_scores_that_are_no_numbers(tmp_path: Path) -> None:
+    runs = []
+    for number in range(8):
+        captions, references = corpus(5 + number)
+        runs.append(run_page(f"run {number}", captions, references))
+    odd = metrics.mean([float("nan")] * 5)
+    runs[0] = replace(runs[0], scores=runs[0].scores.extended({"odd": odd}))
+    path = report.write(tmp_path / "many.html", runs, references)
+    data = embedded(path)
+    assert len(data["items"]) == 12
+    assert data["items"][0]["s"][0][data["metrics"].index("odd")] is None
+
+
+def test_more_attention_than_the_page_holds_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "HEATMAPS", 4)
+    captions, references = corpus(10)
+    path = report.write(tmp_path / "few.html", [run_page("x", captions, references)], references)
+    assert "Attention is kept for 4 of 6 images." in path.read_text("utf-8")
+    assert sum("a" in item for item in embedded(path)["items"]) == 4
+
+
+def test_curves_are_read_from_a_torn_log(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(
+        '{"kind": "step", "step": 1, "values": {"loss": 3.5, "note": "x"}}\n'
+        '{"kind": "note", "message": "hello"}\n'
+        '{"step": 2, "loss": 3}\n'
+        '{"kind": "step", "step": 3, "val',
+        "utf-8",
+    )
+    assert report.curves_of(log) == {"loss": [(1.0, 3.5), (2.0, 3.0)]}
+
+
+@pytest.mark.browser
 def test_nothing_leaves_the_page_and_nothing_is_reported(opened: WebDriver, page: Path) -> None:
     opened.find_element(By.CSS_SELECTOR, ".card").click()
     press(opened, Keys.ARROW_RIGHT)
@@ -177,6 +226,7 @@ def test_nothing_leaves_the_page_and_nothing_is_reported(opened: WebDriver, page
     opened.get_log("browser")
 
 
+@pytest.mark.browser
 def test_hostile_captions_stay_text(opened: WebDriver) -> None:
     choose(opened, "order", "as")
     WebDriverWait(opened, 20).until(lambda d: cards(d)[0] == "img0")
@@ -199,6 +249,7 @@ def test_hostile_captions_stay_text(opened: WebDriver) -> None:
     assert opened.title == "Test & <title>"
 
 
+@pytest.mark.browser
 def test_sorting_follows_the_scores(opened: WebDriver, page: Path) -> None:
     data = embedded(page)
     cider = data["metrics"].index("CIDEr")
@@ -218,6 +269,7 @@ def test_sorting_follows_the_scores(opened: WebDriver, page: Path) -> None:
     WebDriverWait(opened, 20).until(lambda d: abs(np.subtract(*value[cards(d)[0]])) == widest)
 
 
+@pytest.mark.browser
 def test_search_and_filters(opened: WebDriver, page: Path) -> None:
     settle(opened, "120 of 120")
     items = embedded(page)["items"]
@@ -259,6 +311,7 @@ def shade(driver: WebDriver) -> int:
     )
 
 
+@pytest.mark.browser
 def test_attention_word_by_word_over_grid_and_boxes(opened: WebDriver, page: Path) -> None:
     choose(opened, "filter", "look")
     choose(opened, "order", "as")
@@ -277,6 +330,7 @@ def test_attention_word_by_word_over_grid_and_boxes(opened: WebDriver, page: Pat
         press(opened, Keys.ESCAPE)
 
 
+@pytest.mark.browser
 def test_two_runs_side_by_side(opened: WebDriver, page: Path) -> None:
     item = embedded(page)["items"][30]
     choose(opened, "search", "img30")
@@ -292,6 +346,7 @@ def test_two_runs_side_by_side(opened: WebDriver, page: Path) -> None:
     assert heads == ["", "first", "other <i>"]
 
 
+@pytest.mark.browser
 def test_the_keyboard_alone_is_enough(opened: WebDriver) -> None:
     choose(opened, "order", "as")
     WebDriverWait(opened, 20).until(lambda d: cards(d)[0] == "img0")
@@ -324,6 +379,7 @@ def test_the_keyboard_alone_is_enough(opened: WebDriver) -> None:
     assert before != after
 
 
+@pytest.mark.browser
 def test_scrolling_brings_the_rest(opened: WebDriver) -> None:
     for _ in range(20):
         opened.execute_script("window.scrollTo(0, document.body.scrollHeight)")
@@ -333,6 +389,7 @@ def test_scrolling_brings_the_rest(opened: WebDriver) -> None:
     WebDriverWait(opened, 20).until(lambda d: len(cards(d)) == 120)
 
 
+@pytest.mark.browser
 def test_a_picture_that_cannot_be_read_is_a_frame_and_counted(
     opened: WebDriver, page: Path
 ) -> None:
@@ -342,6 +399,7 @@ def test_a_picture_that_cannot_be_read_is_a_frame_and_counted(
     assert "1 of 120 pictures could not be read" in page.read_text("utf-8")
 
 
+@pytest.mark.browser
 def test_it_prints_without_its_controls(opened: WebDriver) -> None:
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
@@ -351,6 +409,7 @@ def test_it_prints_without_its_controls(opened: WebDriver) -> None:
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
+@pytest.mark.browser
 def test_unavailable_metrics_are_on_the_page(opened: WebDriver) -> None:
     text = opened.find_element(By.ID, "scores").text
     assert "unavailable: there is no Java here <b>" in text
