@@ -45,11 +45,12 @@ def caption(
     from those the run was trained on is refused, with what differs.
     """
     from precap.allocator import retain
+    from precap.train import ensemble as joining
     from precap.train import run as training
 
     retain()
     loaded = [training.load(path, which, device) for path in runs]
-    decoder: Any = loaded[0] if len(loaded) == 1 else training.ensemble(loaded)
+    decoder: Any = loaded[0] if len(loaded) == 1 else joining.ensemble(loaded)
     makers = _extractors(loaded)
     decode = decoder.recipe.config.decode
     if beam:
@@ -88,11 +89,24 @@ def _extractors(runs: "Sequence[Run]") -> "dict[str, Extractor]":
     """Store name -> the extractor that made it, checked by fingerprint."""
     makers: dict[str, Extractor] = {}
     for run in runs:
-        paths = remembered(run.path)["stores"]
         for source in run.sources.values():
             if source.store not in makers:
-                makers[source.store] = _extractor(source.spec, Path(paths[source.store]))
+                makers[source.store] = _extractor(source.spec, _made_by(source.spec, run))
     return makers
+
+
+def _made_by(spec: "FeatureSpec", run: "Run") -> Path:
+    """The store of ``spec`` among those the run was trained on."""
+    from precap.store import identity
+
+    paths = [Path(path) for path in remembered(run.path)["stores"].values()]
+    for path in paths:
+        if identity.load(path).spec.fingerprint == spec.fingerprint:
+            return path
+    raise ConfigError(
+        f"The store that {run.path} was trained on is no longer among "
+        f"{', '.join(map(str, paths))}. Extract it again with the same options."
+    )
 
 
 def _extractor(spec: "FeatureSpec", store: Path) -> "Extractor":
@@ -136,20 +150,15 @@ def _features(
 
 def _as_stored(row: "Features", spec: "FeatureSpec") -> "Features":
     """What reading ``row`` back from a store of ``spec`` would give: its rounding included."""
-    import numpy as np
-
     from precap.store import schema
 
     found = {}
     for field in spec.fields:
-        source = np.asarray(row[field.name])
-        target = np.empty(source.shape, field.dtype)
-        scale = np.empty(source.shape[:-1], np.float32) if field.dtype == "int8" else None
         try:
-            schema.put(target, source, scale)
+            kept, scale = schema.stored(row[field.name], field.dtype)
         except schema.BadValue as error:
             raise ImageError(error.reason, error.detail) from error
-        found[field.name] = target if scale is None else target * scale[..., None]
+        found[field.name] = kept if scale is None else kept * scale[..., None]
     return found
 
 

@@ -89,15 +89,17 @@ class Choice:
 def evaluate(runs: Sequence[Path], choice: Choice, on_event: Listener | None = None) -> Evaluation:
     """Caption and score ``choice.split`` with every run, or with all as one ensemble."""
     from precap.evaluate import predictions as files
+    from precap.train import ensemble as joining
     from precap.train import run as training
 
     loaded = {name: training.load(path, choice.which, choice.device) for name, path in _named(runs)}
     data = _dataset(runs[0], choice)
     sources = {name: open_sources(run, choice.stores) for name, run in loaded.items()}
     ids, missing = _covered(data, choice, sources)
-    decoders = {"ensemble": training.ensemble([*loaded.values()])} if choice.ensemble else loaded
+    decoders = {"ensemble": joining.ensemble([*loaded.values()])} if choice.ensemble else loaded
     stores = {"ensemble": _joined(sources)} if choice.ensemble else sources
     out = choice.out or Path(runs[0])
+    out.mkdir(parents=True, exist_ok=True)
     pages, written = [], []
     references = {image: data.captions()[image] for image in ids}
     for name, decoder in decoders.items():
@@ -146,11 +148,10 @@ def open_sources(run: "Run", folder: Path | None) -> "dict[str, Store]":
     """The stores a run reads: where they lay at training, or the same names in ``folder``."""
     from precap.pipeline import find_store, open_store
 
-    paths = remembered(run.path)["stores"]
-    names = {source.store for source in run.sources.values()}
+    paths: dict[str, str] = remembered(run.path)["stores"]
     if folder is None:
-        return {name: open_store(paths[name]) for name in names}
-    return {name: open_store(find_store(Path(name).name, folder)) for name in names}
+        return {name: open_store(path) for name, path in paths.items()}
+    return {name: open_store(find_store(Path(name).name, folder)) for name in paths}
 
 
 def _named(runs: Sequence[Path]) -> list[tuple[str, Path]]:

@@ -87,15 +87,50 @@ def test_caption_names_the_picture_that_cannot_be_read(
 def test_two_stores_of_one_role_need_no_roles_with_the_transformer(
     precap: Precap, scenes: Path, features: Path, tmp_path: Path
 ) -> None:
-    precap(
-        "extract", "grid:resnet10t", "--data", scenes, "--out", features, *GRID,
-    )  # fmt: skip
+    other = tmp_path / "features"
+    precap("extract", "grid:resnet10t", "--data", scenes, "--out", other, *GRID)
+    both = f"{features / 'grid-resnet18'},{other / 'grid-resnet10t'}"
     out = precap(
-        "train", "--features", "grid-resnet18,grid-resnet10t", "--head", "transformer", "--data",
-        scenes, "--stores", features, "--out", tmp_path / "two", *TINY, "--xe-epochs", "1",
-        "--json",
+        "train", "--features", both, "--head", "transformer", "--data", scenes, "--out",
+        tmp_path / "two", *TINY, "--xe-epochs", "1", "--json",
     )  # fmt: skip
     assert json.loads(out)["steps"] > 0
+
+
+def test_an_ensemble_of_one_run_twice_says_what_the_run_says(
+    precap: Precap, run: Path, tmp_path: Path, scenes: Path
+) -> None:
+    import shutil
+
+    twin = tmp_path / "twin"
+    shutil.copytree(run, twin)
+    alone = precap("evaluate", run, "--metrics", "bleu", "--no-report", "--json")
+    out = precap(
+        "evaluate", run, twin, "--ensemble", "--metrics", "bleu", "--no-report", "--json", "--out",
+        tmp_path / "out",
+    )  # fmt: skip
+    one = json.loads(alone)["runs"]["tiny"]["corpus"]
+    assert json.loads(out)["runs"]["ensemble"]["corpus"] == one
+    picture = next((scenes / "images").glob("*.jpg"))
+    assert precap("caption", run, picture) == precap("caption", f"{run},{twin}", picture)
+
+
+def test_heat_maps_are_drawn(precap: Precap, run: Path, scenes: Path, tmp_path: Path) -> None:
+    picture = next((scenes / "images").glob("*.jpg"))
+    precap("caption", run, picture, "--heatmap", tmp_path / "maps")
+    assert (tmp_path / "maps" / f"{picture.stem}.png").stat().st_size > 1000
+
+
+def test_two_runs_are_compared(precap: Precap, run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(run, tmp_path / "other")
+    out = precap(
+        "evaluate", run, tmp_path / "other", "--compare", "--metrics", "bleu,cider", "--out",
+        tmp_path / "out",
+    )  # fmt: skip
+    assert "tiny vs other" in out
+    assert "other" in (tmp_path / "out" / "report-test.html").read_text()
 
 
 def test_status_reads_the_ledger(precap: Precap, features: Path) -> None:

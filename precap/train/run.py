@@ -154,16 +154,19 @@ class Run:
             on_event(Event("step", len(found), len(ids)))
         return found
 
+    def in_memory(self, rows: Mapping[str, Mapping[str, Features]]) -> dict[str, StoreLike]:
+        """Stores of features made on the fly: image id -> store name -> its Features."""
+        specs = {source.store: source.spec for source in self.sources.values()}
+        return {
+            name: cache.Memory(spec, {image: named[name] for image, named in rows.items()})
+            for name, spec in specs.items()
+        }
+
     def caption(
         self, rows: Mapping[str, Mapping[str, Features]], decode: Decode | None = None
     ) -> list[Prediction]:
         """Captions for features made on the fly: image id -> store name -> its Features."""
-        specs = {source.store: source.spec for source in self.sources.values()}
-        stores = {
-            name: cache.Memory(spec, {image: named[name] for image, named in rows.items()})
-            for name, spec in specs.items()
-        }
-        return self.generate(stores, list(rows), decode)
+        return self.generate(self.in_memory(rows), list(rows), decode)
 
     def attend(
         self, stores: Mapping[str, StoreLike], captions: Mapping[str, str]
