@@ -118,7 +118,10 @@ def _extractor(spec: "FeatureSpec", store: Path) -> "Extractor":
             f"The run was trained on imported features ({spec.extractor}); there is no extractor "
             f"here that makes them for a new picture. Use: precap evaluate RUN --stores FOLDER"
         )
-    recipe = Recipe.from_json(identity.load(store).provenance["recipe"])
+    made = identity.load(store).provenance or {}
+    if "recipe" not in made:
+        raise ConfigError(f"{store} does not say which extractor made it: no captions on the fly.")
+    recipe = Recipe.from_json(made["recipe"])
     extractor = recipe.build()
     if extractor.spec.fingerprint != spec.fingerprint:
         raise ConfigError(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from precap.store.datasets.dataset import Dataset
     from precap.store.datasets.problems import Report as PrepareReport
     from precap.store.reader import Store
-    from precap.train.trainer import RunResult
+    from precap.train.result import RunResult
 
 #: Progress of long work: a flat mapping with done, total, unit, rate, eta, note.
 Listener = Callable[[Mapping[str, Any]], None]
