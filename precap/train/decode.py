@@ -245,7 +245,8 @@ def follow(state: State, parent: Tensor) -> State:
 
 
 def _top(total: Tensor, many: int) -> tuple[Tensor, Tensor]:
-    at = total.flatten(1).topk(many, 1).indices  # (B, K)
+    flat = total.flatten(1)
+    at = flat.topk(min(many, flat.shape[1]), 1).indices  # (B, K), fewer while there are fewer
     return at // total.shape[-1], at % total.shape[-1]
 
 
