@@ -96,6 +96,7 @@ _QUOTES = str.maketrans(
     }
 )
 _MONEY = str.maketrans({"¢": "cents", "£": "#", **dict.fromkeys("\x80¤₠€", "$")})
+_BRACKETS = {"{": "LCB", "}": "RCB", "[": "LSB", "]": "RSB", "(": "LRB", ")": "RRB"}
 _FRACTIONS = str.maketrans({"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"})
 
 # The alphabet is that of Unicode 6.1, which the scanner was generated with: nothing newer.
@@ -223,18 +224,23 @@ def _parts() -> dict[str, str]:
     }
 
 
-def _table() -> list[tuple[str, str, Action]]:
+_Rows = list[tuple[str, str, Action]]
+
+
+def _table() -> _Rows:
     """(a character without which it cannot match, pattern with the token as group 1, action)."""
-    ext = (
-        "bat bmp class cgi cpp c docx doc dll exe gif gz html htm h java jar jpeg jpg mov mp3 pdf "
-        "php pl png ppt ps py sql tar txt wav xml x zip"
-    )
-    starts = "|".join(f"{w[0]}(?i:{w[1:]})" if w[1:] else w for w in _AFTER_SENTENCE.split())
-    url_end = r"[^ \t\n\f\r\"<>|.!?(){},-]"
-    path = rf"/[^ \t\n\f\r\"<>|()]+{url_end}"
-    host = r"(?i:www)\.(?:[^ \t\n\f\r\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}"
-    site = r"(?:[^ \t\n\f\r\"`'<>|.!?(){},-_$]+\.)+(?i:com|net|org|edu)"
-    mailbox = r"[^ \t\n\f\r\"<>|(){}.\u00a0]+"
+    return [
+        *_words(),
+        *_addresses(),
+        *_numbers(),
+        *_abbreviations(),
+        *_signs(),
+        *_compounds_and_quotes(),
+    ]
+
+
+def _words() -> _Rows:
+    """Words, tags and entities; a word before 's and n't ends there."""
     return [
         ("+", r"((?i:c)\+\+)", _keep),
         ("#", "((?i:c|f)#)", _keep),
@@ -251,6 +257,17 @@ def _table() -> list[tuple[str, str, Action]]:
         ("", "(<WORD>)", _soft),
         *[("", f"({pattern})", _keep) for pattern in _apostrophe_words()],
         ("", "((?i:y)<APOS>)[<LETTERS>]", _keep),
+    ]
+
+
+def _addresses() -> _Rows:
+    """URLs, hosts of four well-known kinds, mail addresses, @names and #topics."""
+    url_end = r"[^ \t\n\f\r\"<>|.!?(){},-]"
+    path = rf"/[^ \t\n\f\r\"<>|()]+{url_end}"
+    host = r"(?i:www)\.(?:[^ \t\n\f\r\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}"
+    site = r"(?:[^ \t\n\f\r\"`'<>|.!?(){},-_$]+\.)+(?i:com|net|org|edu)"
+    mailbox = r"[^ \t\n\f\r\"<>|(){}.\u00a0]+"
+    return [
         ("/", rf"((?i:https?)://[^ \t\n\f\r\"<>|(){{}}]+{url_end})", _keep),
         (".", f"({host}{path})", _keep),
         (".", f"({host})", _keep),
@@ -264,6 +281,13 @@ def _table() -> list[tuple[str, str, Action]]:
         ),
         ("@", "(@[a-zA-Z_][a-zA-Z_0-9]*)", _keep),
         ("#", "(#<LETTER>+)", _keep),
+    ]
+
+
+def _numbers() -> _Rows:
+    """Clitics, dates, numbers, fractions, amounts, and words with slashes."""
+    part = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
+    return [
         ("", "(<AUX>)[^A-Za-z]", _quote),
         ("", "(<NOT>)[^A-Za-z]", _quote),
         ("", r"(<DIGIT>{1,2}[\-/]<DIGIT>{1,2}[\-/]<DIGIT>{2,4})", _keep),
@@ -273,13 +297,21 @@ def _table() -> list[tuple[str, str, Action]]:
         ("", "([¼½¾⅓-⅞])", _fraction),
         ("-", r"((?i:-(?:RRB|LRB|RCB|LCB|RSB|LSB)-|pro-|anti-|S(?:&|&amp;)P-500))", _amp),
         ("", r"((?i:C\.D\.s|S(?:&|&amp;)Ls|Cap<APOS>n|c<APOS>est))", _amp),
-        (
-            "/",
-            r"([A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2})",
-            _keep,
-        ),
+        ("/", rf"({part}(?:\\?/{part}){{1,2}})", _keep),
         ("", r"([A-Z]*\$|#)", _keep),
         ("", f"([{_MONEY_SIGNS}])", _currency),
+    ]
+
+
+def _abbreviations() -> _Rows:
+    """Acronyms and abbreviations, which keep their full stop, and file names."""
+    ext = (
+        "bat bmp class cgi cpp c docx doc dll exe gif gz html htm h java jar jpeg jpg mov mp3 pdf "
+        "php pl png ppt ps py sql tar txt wav xml x zip"
+    )
+    name = "(?:<LETTER>|<DIGIT>)+"
+    starts = "|".join(f"{w[0]}(?i:{w[1:]})" if w[1:] else w for w in _AFTER_SENTENCE.split())
+    return [
         (".", rf"(<ACRO>\.)<SPACENL>+(?:{starts}|<SGML>)<SPACENL>", _acronym),
         (".", "(<ABBR3>)<SPACENL>?<DIGIT>", _keep),
         (".", r"((?i:pt[ey]|co)\.)<SPACE>(?i:ltd|lim)", _keep),
@@ -289,13 +321,14 @@ def _table() -> list[tuple[str, str, Action]]:
         ("", "(<ABBR4>)<SPACE>", _keep),
         ("", "(<ACRO>)<SPACENL>", _keep),
         ("", "(<APOS>[0-9][0-9])<SPACENL>", _keep),
-        (
-            ".",
-            rf"((?:<LETTER>|<DIGIT>)+(?:\.(?:<LETTER>|<DIGIT>)+)*\.{_any(ext)})"
-            r"(?:<SPACENL>|[.?!,])",
-            _keep,
-        ),
+        (".", rf"({name}(?:\.{name})*\.{_any(ext)})(?:<SPACENL>|[.?!,])", _keep),
         (".", r"(<WORD>\.)[,;:\u3001]", _soft),
+    ]
+
+
+def _signs() -> _Rows:
+    """Telephone numbers, straight double quotes, faces, brackets, dashes, punctuation."""
+    return [
         *[("", f"({pattern})", _phone) for pattern in _phones()],
         ("", r"(\"|(?i:&quot;))[A-Za-z0-9$]", _opening),
         ("", r"(\"|(?i:&quot;))", _quote),
@@ -304,21 +337,19 @@ def _table() -> list[tuple[str, str, Action]]:
         ("", "(>|(?i:&gt;))", _as(">")),
         ("", r"([<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]", _round),
         *[("", f"({pattern})", _round) for pattern in _faces()],
-        ("{", r"(\{)", _as("-LCB-")),
-        ("}", r"(\})", _as("-RCB-")),
-        ("[", r"(\[)", _as("-LSB-")),
-        ("]", r"(\])", _as("-RSB-")),
-        ("(", r"(\()", _as("-LRB-")),
-        (")", r"(\))", _as("-RRB-")),
+        *[(mark, rf"(\{mark})", _as(f"-{name}-")) for mark, name in _BRACKETS.items()],
         ("-", "(-+)", _hyphens),
         ("", r"(\.{3,5}|(?:\.[ \u00a0]){2,4}\.|[\x85…])", _as("...")),
         ("", "(@+|#+|_+)", _keep),
         ("*", r"(\*+|(?:\\\*){1,3})", _keep),
-        (
-            "",
-            "([,;:\u3001]|[?!]+|[.¡¿\u037e\u0589\u061f\u06d4\u0700-\u0702\u07fa\u3002]|=|/)",
-            _keep,
-        ),
+        ("", "([,;:\u3001]|[?!]+|=|/)", _keep),
+        ("", "([.¡¿\u037e\u0589\u061f\u06d4\u0700-\u0702\u07fa\u3002])", _keep),
+    ]
+
+
+def _compounds_and_quotes() -> _Rows:
+    """Hyphenated words, names such as AT&T, quotation marks, symbols; space is dropped."""
+    return [
         (".", r"(<HTHING>\.)[,;:\u3001]", _soft),
         ("", "(<HTHING>)", _soft),
         (".", r"(<THING>(?:<HYPHEN><THING>)*\.)[,;:\u3001]", _keep),
@@ -349,6 +380,7 @@ def _apostrophe_words() -> list[str]:
 
 
 def _phones() -> list[str]:
+    """American telephone numbers."""
     end = r"[0-9]{3,4}[\- \u00a0]?[0-9]{3,5}"
     return [
         rf"\([0-9]{{2,3}}\)[ \u00a0]?{end}",
@@ -358,6 +390,7 @@ def _phones() -> list[str]:
 
 
 def _faces() -> list[str]:
+    """Faces without a mouth at the side."""
     return [
         r"[\^x=~<>]\.\[\^(?i:x)=~<>\]",
         r"[\-\^x=~<>']_[\-\^x=~<>']",
