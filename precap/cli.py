@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from precap.commands import caption, data, demo, evaluate, extract, store, train
+from precap.commands import caption, cluster, data, demo, evaluate, extract, store, train
 from precap.errors import PrecapError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.command("extract", epilog=extract.EXAMPLE)(extract.extract)
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(store.app, name="store")
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)

@@ -1,12 +1,15 @@
 """``precap extract``: pictures to feature stores; also its status, read from the ledger alone."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from precap import config
+from precap.commands.cluster import array_part
 from precap.errors import ConfigError
 
 EXAMPLE = (
@@ -52,7 +55,21 @@ def extract(
         Path | None, typer.Option(help="the store that a derived extractor (geometry) reads")
     ] = None,
     part: Annotated[
-        str | None, typer.Option(help="i/n: this job's share of the shards, e.g. 3/16", envvar=None)
+        str | None,
+        typer.Option(
+            help="i/n: this job's share of the shards, e.g. 3/16; in a Slurm job array its own"
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="local[:N], tcp://host:8786 (a Dask scheduler), slurm, pbs, lsf or sge"),
+    ] = None,
+    cluster_file: Annotated[
+        Path | None, typer.Option("--cluster-options", help="YAML: queue, walltime, memory, jobs")
+    ] = None,
+    cluster_settings: Annotated[
+        list[str] | None,
+        typer.Option("--cluster-set", help="one such option, e.g. --cluster-set jobs=16"),
     ] = None,
     listing: Annotated[
         bool, typer.Option("--list", help="show every extractor: fields, size, paper, weights")
@@ -102,6 +119,10 @@ def extract(
         _show(estimates, as_json)
         return
     with progress.shown("extract", as_json=as_json) as listen:
+        if part is None and cluster is None:
+            part = array_part(os.environ)
+            if part:
+                listen({"note": f"part {part} of the job array"})
         reports = pipeline.extract_features(
             names.split(","),
             data=data,
@@ -122,11 +143,17 @@ def extract(
             parent=parent,
             part=part,
             retry_failed=retry_failed,
+            cluster=cluster,
+            cluster_options=_cluster_options(cluster_file, cluster_settings or []),
             on_event=listen,
         )
     _show(reports, as_json)
     if any(report.lost for report in reports):
         raise typer.Exit(DONE_WITH_LOSSES)
+
+
+def _cluster_options(file: Path | None, pairs: Sequence[str]) -> dict[str, Any]:
+    return {**(config.read_yaml(file) if file else {}), **config.parse_settings(pairs)}
 
 
 def _show(results: Sequence[Any], as_json: bool) -> None:

@@ -1,28 +1,30 @@
 """From images to a complete store: plan, compute what the ledger lacks, commit, count."""
 
+import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from precap.errors import ConfigError, LockedError
+from precap.errors import ConfigError
+from precap.extract import paths
 from precap.extract.catalogue import field_bytes
 from precap.extract.contract import Extractor, Setting
 from precap.extract.duplicates import arranged
 from precap.extract.estimate import Estimate, estimate
 from precap.extract.executors import local
 from precap.extract.executors.local import Pace
-from precap.extract.flow import Shard, computed
+from precap.extract.flow import Shard
+from precap.extract.jobs import Job, Order, device_here, forwards, leave, run_shard, work
+from precap.extract.progress import Listener, Progress
 from precap.extract.provenance import provenance
 from precap.extract.reading import reader
 from precap.extract.recipe import Recipe, build, store_name
 from precap.extract.report import Report, report
 from precap.extract.signals import stoppable
 from precap.store import plan, writer
-from precap.store.ledger import ShardRecord
 from precap.types import ImageRef
 
 __all__ = [
@@ -40,45 +42,10 @@ __all__ = [
     "store_name",
 ]
 
-#: An event is a flat mapping: done, total, unit, rate, eta (seconds), note, reasons.
-Listener = Callable[[Mapping[str, Any]], None]
 #: Bytes of features that a shard of the default size holds, about.
 SHARD_BYTES = 16 * 2**20
-
-
-@dataclass(frozen=True)
-class Job:
-    """One shard to compute and commit: picklable, and harmless to run twice."""
-
-    store: Path
-    shard: int
-    refs: tuple[ImageRef, ...]
-    recipe: Recipe
-    pace: Pace = field(default_factory=Pace)
-
-
-def run_shard(job: Job) -> ShardRecord | None:
-    """Compute and commit ``job``'s shard; None when it is committed already.
-
-    The extractor is built once per process. Raises LockedError when another live process has it.
-    """
-    extractor = _built(_Key(job.recipe))
-    with writer.Writer(job.store) as out:
-        if job.shard not in out.remaining():
-            return None
-        if not out.claim(job.shard):
-            raise LockedError(f"Another process is writing shard {job.shard} of {job.store}.")
-        read = reader(extractor, job.recipe.setting)
-        pace = job.pace
-        (shard,) = computed(
-            extractor,
-            read,
-            [(job.shard, job.refs)],
-            batch_size=pace.batch_size,
-            workers=pace.workers,
-            forwards=pace.forwards,
-        )
-        return out.commit(shard.number, shard.outcomes(), shard.rows())
+#: Storage of floating-point fields.
+STORED = ("float32", "float16", "int8")
 
 
 def extract(  # noqa: PLR0913 - the command line's options, by name
@@ -100,13 +67,17 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
     part: tuple[int, int] | None = None,
     retry_failed: bool = False,
     settings: Mapping[str, Any] | None = None,
+    cluster: str | None = None,
+    cluster_options: Mapping[str, Any] | None = None,
     on_event: Listener | None = None,
 ) -> Report:
     """Make the features of ``dataset_images`` with ``extractor`` in the store at ``out``.
 
     Repeat the call after any interruption: only shards that are not committed are computed.
     shard_size: images per shard; None = about 16 MiB of features. part: (i, n) computes every n-th
-    shard. Raises ConfigError, StoreError (``out`` was made by another configuration), Interrupted.
+    shard. cluster: where else to compute ("local:4", "tcp://host:8786", "slurm"), with options; see
+    executors.dask. Raises ConfigError, StoreError (``out`` was made by another configuration),
+    Interrupted, ResourceError.
     """
     from precap.allocator import retain
 
@@ -115,7 +86,7 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
         extractor,
         settings,
         weights=weights,
-        device=device,
+        device="cpu" if cluster else device,  # here only the spec is needed
         compute=compute,
         storage=dtype,
         views=views,
@@ -135,8 +106,13 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
         raise ConfigError(f"{len(dataset_images) - len(refs)} image ids appear more than once.")
     ids = _ordered(made, dataset_images, size)
     plan.extend(out, ids, shard_size=size, retry_failed=retry_failed)
-    pace = Pace(batch_size, workers, 2 if recipe.setting.device.startswith("cuda") else 1)
-    return _run(out, made, recipe, refs, pace, part, on_event or (lambda event: None))
+    pace = Pace(batch_size, workers, forwards(recipe.setting.device))
+    if cluster:
+        there = _elsewhere(recipe, device)
+        run = partial(_on_cluster, there, pace, cluster, cluster_options or {})
+    else:
+        run = partial(_here, made, recipe, pace)
+    return _counted(out, part, refs, on_event or (lambda event: None), run)
 
 
 def dry_run(
@@ -159,7 +135,10 @@ def make_recipe(
 ) -> Recipe:
     """A recipe with the device chosen and files named by their whole paths."""
     chosen = Setting(**setting)
-    whole = replace(chosen, weights=_whole(chosen.weights), device=_device(chosen.device))
+    if chosen.storage not in STORED:
+        known = ", ".join(STORED)
+        raise ConfigError(f"Features cannot be stored as {chosen.storage!r}. Use one of {known}.")
+    whole = replace(chosen, weights=_whole(chosen.weights), device=device_here(chosen.device))
     return Recipe(extractor, settings or {}, whole)
 
 
@@ -170,74 +149,80 @@ def default_shard_size(extractor: Extractor, batch_size: int) -> int:
     return max(2 * batch_size, min(4096, SHARD_BYTES // max(1, size)))
 
 
-def _run(
+#: Computes what a store lacks, reporting to the progress; the callable raises to stop it.
+Run = Callable[[writer.Writer, Mapping[str, ImageRef], Progress, Callable[[], None]], None]
+
+
+def _counted(
     out: Path,
-    extractor: Extractor,
-    recipe: Recipe,
-    refs: Mapping[str, ImageRef],
-    pace: Pace,
     part: tuple[int, int] | None,
+    refs: Mapping[str, ImageRef],
     on_event: Listener,
+    run: Run,
 ) -> Report:
     begun = time.monotonic()
     with stoppable() as check, writer.Writer(out, part=part) as store:
-        total = sum(len(store.ids(shard)) for shard in store.remaining())
-        progress = _Progress(total, on_event)
-
-        def on_batch(shard: Shard) -> None:
-            check()
-            progress.show(shard)
-
-        records = local.run(
-            store,
-            extractor,
-            reader(extractor, recipe.setting),
-            refs,
-            pace,
-            check=check,
-            on_batch=on_batch,
-        )
-        for record in records:
-            progress.commit(record)
+        progress = Progress(sum(len(store.ids(shard)) for shard in store.remaining()), on_event)
+        run(store, refs, progress, check)
     return report(out, computed=progress.committed, seconds=time.monotonic() - begun)
 
 
-class _Progress:
-    """Turns batches and commits into events."""
+def _here(
+    extractor: Extractor,
+    recipe: Recipe,
+    pace: Pace,
+    store: writer.Writer,
+    refs: Mapping[str, ImageRef],
+    progress: Progress,
+    check: Callable[[], None],
+) -> None:
+    def on_batch(shard: Shard) -> None:
+        check()
+        progress.show(shard)
 
-    def __init__(self, total: int, on_event: Listener) -> None:
-        self.total, self.committed = total, 0
-        self._listen, self._begun = on_event, time.monotonic()
-        self._reasons: Counter[str] = Counter()
-        self._open: dict[int, int] = {}  # shard -> images done
+    read = reader(extractor, recipe.setting)
+    records = local.run(store, extractor, read, refs, pace, check=check, on_batch=on_batch)
+    for record in records:
+        progress.commit(record)
 
-    def show(self, shard: Shard) -> None:
-        """Images done so far, committed or not."""
-        self._open[shard.number] = shard.done
-        self._emit()
 
-    def commit(self, record: ShardRecord) -> None:
-        """A shard is durable."""
-        self._open.pop(record.shard, None)
-        self.committed += record.ok + len(record.absent)
-        self._reasons.update(f"{status}: {reason}" for _, status, reason, _ in record.absent)
-        self._emit()
+def _on_cluster(
+    recipe: Recipe,
+    pace: Pace,
+    where: str,
+    options: Mapping[str, Any],
+    store: writer.Writer,
+    refs: Mapping[str, ImageRef],
+    progress: Progress,
+    check: Callable[[], None],
+) -> None:
+    from precap.extract.executors import dask
 
-    def _emit(self) -> None:
-        done = self.committed + sum(self._open.values())
-        seconds = time.monotonic() - self._begun
-        rate = done / seconds if seconds > 0 else 0.0
-        self._listen(
-            {
-                "done": done,
-                "total": self.total,
-                "unit": "images",
-                "rate": rate,
-                "eta": (self.total - done) / rate if rate else None,
-                "reasons": dict(self._reasons),
-                "note": ", ".join(f"{n} {reason}" for reason, n in self._reasons.items()),
-            }
-        )
+    shards = [n for n in store.remaining() if all(image in refs for image in store.ids(n))]
+    if not shards:
+        return
+    path, run = store.path.resolve(), os.urandom(4).hex()
+    images = path / f".images-{run}.partial"
+    order = Order(run, path, images, recipe, pace)
+    task = dask.Work(run, partial(work, order), partial(leave, run))
+    listed = ((shard, [refs[image] for image in store.ids(shard)]) for shard in shards)
+    with (
+        paths.written(images, listed, max(shards) + 1),
+        dask.connected(where, options, task) as client,
+    ):
+        progress.note(f"dashboard {client.dashboard_link}")
+        for shard, record in dask.run(client, task, shards, check):
+            if record is None:
+                progress.forget(len(store.ids(shard)))
+            else:
+                progress.commit(record)
+
+
+def _elsewhere(recipe: Recipe, device: str) -> Recipe:
+    """The recipe for processes of other machines and folders, which choose their own device."""
+    parent = recipe.setting.parent
+    setting = replace(recipe.setting, device=device, parent=parent and parent.resolve())
+    return replace(recipe, setting=setting)
 
 
 def _ordered(extractor: Extractor, refs: Sequence[ImageRef], shard_size: int) -> list[str]:
@@ -250,32 +235,3 @@ def _whole(weights: str) -> str:
     """A weights file by its whole path: the recipe is read again in other folders."""
     named = weights == "auto" or weights.startswith("random:")
     return weights if named else str(Path(weights).expanduser().resolve())
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-class _Key:
-    """A recipe as a cache key: equal when its JSON is."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        import json
-
-        self.recipe = recipe
-        self._text = json.dumps(recipe.as_json(), sort_keys=True, default=str)
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other._text == self._text
-
-
-@lru_cache(maxsize=2)
-def _built(key: _Key) -> Extractor:
-    return key.recipe.build()
