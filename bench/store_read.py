@@ -22,8 +22,8 @@ from precap.types import FeatureSpec, Field, Outcome  # noqa: E402
 
 BATCH = 64
 #: name, rows per image (0 = 10..100), width, images
-CASES = (("36x2048 fp16", 36, 2048, 2048), ("256x1024 fp16", 256, 1024, 768),
-         ("10..100x2048 fp16", 0, 2048, 1536))  # fmt: skip
+CASES = (("36x2048 fp16", 36, 2048, 1024), ("256x1024 fp16", 256, 1024, 320),
+         ("10..100x2048 fp16", 0, 2048, 640))  # fmt: skip
 
 
 @dataclass
