@@ -140,7 +140,7 @@ class Transformer(nn.Module):
         return self.input_dropout(torch.cat(rows, 1)), mask
 
     def _places(self, role: str, count: int) -> Tensor:
-        table = self.places[role]
+        table: Tensor = self.places[role]
         if count > len(table):
             raise ConfigError(
                 f"An image has {count} {role} rows and this head has places for {len(table)}. "
