@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with explained(path, "write"):
             yield partial
             sync_tree(partial)
-            os.replace(partial, path)
+            partial.replace(path)
             sync(path.parent)
     except BaseException:
         _discard(partial)

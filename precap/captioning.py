@@ -50,7 +50,7 @@ def caption(
 
     retain()
     loaded = [training.load(path, which, device) for path in runs]
-    decoder: Any = loaded[0] if len(loaded) == 1 else joining.ensemble(loaded)
+    decoder: Any = loaded[0] if len(loaded) == 1 else joining.Panel(tuple(loaded))
     makers = _extractors(loaded)
     decode = decoder.recipe.config.decode
     if beam:

@@ -32,7 +32,7 @@ class StoreError(PrecapError):
 
 
 class LockedError(StoreError):
-    """Another live process holds what this one needs; the message names host, pid and since when."""
+    """Another live process holds what this one needs; the message names host, pid and time."""
 
     exit_code = 5
 

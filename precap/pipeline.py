@@ -213,12 +213,19 @@ def evaluate_runs(
 
 
 def score_captions(
-    predictions: Path | str, references: Path | str, *, metrics: Sequence[str] | None = None
+    predictions: Path | str,
+    references: Path | str,
+    *,
+    metrics: Sequence[str] | None = None,
+    clip: Path | str | None = None,
 ) -> "Evaluation":
-    """Score captions from anywhere, [{image_id, caption}], against a file of references."""
+    """Score captions from anywhere, [{image_id, caption}], against a file of references.
+
+    clip: a CLIP store of the same images, for the metric "clipscore".
+    """
     from precap import scoring
 
-    return scoring.score(Path(predictions), Path(references), metrics)
+    return scoring.score(Path(predictions), Path(references), metrics, _path(clip))
 
 
 def caption_images(

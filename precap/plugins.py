@@ -16,7 +16,7 @@ def names(package: ModuleType) -> list[str]:
 
 
 def load(package: ModuleType, name: str) -> Any:
-    """The class a plugin offers: ``package/name.py``'s ``PLUGIN``, or the class of ``module:Class``.
+    """The class a plugin offers: ``PLUGIN`` of ``package/name.py``, or that of ``module:Class``.
 
     Raises ConfigError that lists what there is, and what was probably meant, for an unknown name.
     """

@@ -29,7 +29,8 @@ _EXAMPLES = 3
 class Evaluation:
     """What was scored, how well, and where it was written.
 
-    missing: ids of the split without features, which are therefore not scored.
+    missing: ids of the split without features, which are therefore not scored. groups: run ->
+    domain -> the scores of its images alone (nocaps: in, near, out).
     """
 
     scores: Mapping[str, "Scores"]
@@ -37,6 +38,7 @@ class Evaluation:
     differences: Mapping[str, Sequence["Difference"]] = field(default_factory=dict)
     missing: Sequence[str] = ()
     files: Sequence[Path] = ()
+    groups: Mapping[str, Mapping[str, "Scores"]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, without the per-image ones: those are in the scores file."""
@@ -49,6 +51,10 @@ class Evaluation:
             "differences": {
                 pair: [d.as_json() for d in found] for pair, found in self.differences.items()
             },
+            "groups": {
+                name: {group: s.as_json(per_image=False) for group, s in found.items()}
+                for name, found in self.groups.items()
+            },
             "missing": list(self.missing),
             "files": [str(path) for path in self.files],
         }
@@ -57,6 +63,7 @@ class Evaluation:
         lines = []
         for name, scores in self.scores.items():
             lines += [f"{name}" if len(self.scores) > 1 else "", str(scores), ""]
+            lines += [_group(group, s) for group, s in self.groups.get(name, {}).items()]
         for pair, found in self.differences.items():
             lines += [f"{pair} (second minus first, 95 % paired bootstrap)"]
             lines += [f"  {_compared(d)}" for d in found]
@@ -84,6 +91,7 @@ class Choice:
     out: Path | None = None
     coco: Path | None = None
     device: str = "auto"
+    clip: Path | None = None
 
 
 def evaluate(runs: Sequence[Path], choice: Choice, on_event: Listener | None = None) -> Evaluation:
@@ -96,7 +104,7 @@ def evaluate(runs: Sequence[Path], choice: Choice, on_event: Listener | None = N
     data = _dataset(runs[0], choice)
     sources = {name: open_sources(run, choice.stores) for name, run in loaded.items()}
     ids, missing = _covered(data, choice, sources)
-    decoders = {"ensemble": joining.ensemble([*loaded.values()])} if choice.ensemble else loaded
+    decoders = {"ensemble": joining.Panel(tuple(loaded.values()))} if choice.ensemble else loaded
     stores = {"ensemble": _joined(sources)} if choice.ensemble else sources
     out = choice.out or Path(runs[0])
     out.mkdir(parents=True, exist_ok=True)
@@ -115,18 +123,28 @@ def evaluate(runs: Sequence[Path], choice: Choice, on_event: Listener | None = N
     return _finished(pages, references, data, choice, out, missing, written)
 
 
-def score(predictions: Path, references: Path, metrics: Sequence[str] | None = None) -> Evaluation:
+def score(
+    predictions: Path,
+    references: Path,
+    metrics: Sequence[str] | None = None,
+    clip: Path | None = None,
+) -> Evaluation:
     """Score captions from anywhere: [{image_id, caption}] against references by image id.
 
-    Raises DataError for files that do not hold captions, or images without references.
+    clip: a CLIP store of the same images, for the metric "clipscore". Raises DataError for files
+    that do not hold captions, or images without references.
     """
+    from precap import clipscores
     from precap.evaluate import metrics as measures
     from precap.evaluate import predictions as files
     from precap.evaluate.significance import intervals
 
     given = files.read(predictions)
     known = files.read_references(references)
-    found = measures.score(given, known, metrics=metrics)
+    plain, asked = clipscores.without(metrics)
+    found = measures.score(given, known, metrics=plain)
+    if asked:
+        found = clipscores.add(found, given, known, clipscores.find({}, clip))
     unscored = [image for image in known if image not in given]
     return Evaluation({predictions.stem: found}, {predictions.stem: intervals(found)}, {}, unscored)
 
@@ -223,14 +241,19 @@ def _page(
     references: Mapping[str, Sequence[str]],
     choice: Choice,
 ) -> Any:
+    from precap import clipscores
     from precap.evaluate import metrics, report
 
     captions = {p.image_id: p.caption for p in made}
     log = decoder.path / "log.jsonl"
+    plain, asked = clipscores.without(choice.metrics)
+    scores = metrics.score(captions, references, metrics=plain)
+    if asked:
+        scores = clipscores.add(scores, captions, references, clipscores.find(stores, choice.clip))
     return report.RunPage(
         name=name,
         predictions=captions,
-        scores=metrics.score(captions, references, metrics=choice.metrics),
+        scores=scores,
         curves=report.curves_of(log) if log.is_file() else {},
         attention=looks(decoder, stores, captions) if choice.report else {},
         about={"head": decoder.recipe.config.head, "features": ", ".join(sorted(stores))},
@@ -305,10 +328,14 @@ def _finished(
     missing: Sequence[str],
     written: list[Path],
 ) -> Evaluation:
-    from precap.evaluate import report
+    from precap.evaluate import metrics, report
     from precap.evaluate.significance import compare, intervals
 
     scores = {page.name: page.scores for page in pages}
+    domains = {image: d for d, ids in data.domains().items() for image in ids}
+    groups = {
+        p.name: metrics.score_groups(p.scores, p.predictions, references, domains) for p in pages
+    }
     ranges = {name: intervals(found) for name, found in scores.items()}
     differences = {}
     if choice.compare:
@@ -324,17 +351,21 @@ def _finished(
         page = out / f"report-{choice.split}.html"
         images = {ref.id: ref.path for ref in data.images(choice.split)}
         training = [text for texts in _training(data).values() for text in texts]
-        domains = {image: d for d, ids in data.domains().items() for image in ids}
         title = f"{data.name} · {choice.split}"
         report.write(
             page, pages, references, images, title=title, training=training, domains=domains
         )
         written.append(page)
-    return Evaluation(scores, ranges, differences, missing, written)
+    return Evaluation(scores, ranges, differences, missing, written, groups)
 
 
 def _training(data: "Dataset") -> Mapping[str, Sequence[str]]:
     return data.captions("train") if "train" in data.splits else {}
+
+
+def _group(name: str, scores: "Scores") -> str:
+    values = "  ".join(f"{metric} {value:.4f}" for metric, value in scores.corpus.items())
+    return f"{name} ({len(scores.ids)} images): {values}"
 
 
 def _compared(d: "Difference") -> str:

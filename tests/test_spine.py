@@ -133,6 +133,25 @@ def test_two_runs_are_compared(precap: Precap, run: Path, tmp_path: Path) -> Non
     assert "other" in (tmp_path / "out" / "report-test.html").read_text()
 
 
+def test_clipscore_reads_the_cached_store(
+    precap: Precap, run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    precap(
+        "extract", "clip:ViT-S-32-alt", "--data", scenes, "--out", tmp_path, "--split", "test",
+        "--weights", "random:0",
+    )  # fmt: skip
+    out = precap(
+        "evaluate", run, "--metrics", "bleu,clipscore", "--clip", tmp_path / "clip-ViT-S-32-alt",
+        "--no-report", "--json",
+    )  # fmt: skip
+    scores = json.loads(out)["runs"]["tiny"]["corpus"]
+    assert 0 <= scores["CLIPScore"] <= 2.5
+    assert "RefCLIPScore" in scores
+    assert set(json.loads(out)["groups"]["tiny"]) == {"seen-pair", "unseen-pair"}
+    said = precap.refused("evaluate", run, "--metrics", "clipscore", "--no-report", code=2)
+    assert "--clip" in said
+
+
 def test_status_reads_the_ledger(precap: Precap, features: Path) -> None:
     assert "60 ok" in precap("extract", "status", features / "grid-resnet18")
 

@@ -45,6 +45,7 @@ def evaluate(
     coco: Annotated[
         Path | None, typer.Option(help="also write COCO server JSON to this file")
     ] = None,
+    clip: Annotated[Path | None, typer.Option(help="CLIP store that clipscore reads")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print the scores as JSON")] = False,
 ) -> None:
@@ -58,7 +59,7 @@ def evaluate(
         raise ConfigError("Give both --predictions FILE and --references FILE.")
     with progress.shown("evaluate", as_json=as_json) as listen:
         if predictions is not None and references is not None:
-            result = pipeline.score_captions(predictions, references, metrics=chosen)
+            result = pipeline.score_captions(predictions, references, metrics=chosen, clip=clip)
         elif not runs:
             raise ConfigError("Name a run folder: precap evaluate runs/x --split test")
         else:
@@ -77,6 +78,7 @@ def evaluate(
                 out=out,
                 coco=coco,
                 device=device,
+                clip=clip,
                 on_event=listen,
             )
     typer.echo(json.dumps(result.as_json(), indent=2) if as_json else str(result))

@@ -43,15 +43,20 @@ class Recipe:
 
 def build(extractor: str, settings: Mapping[str, Any], setting: Setting) -> Extractor:
     """Make the extractor that ``extractor`` names; ConfigError for unknown names and options."""
-    kind, variant = find(extractor)
-    values = dict(settings)
+    kind, _ = find(extractor)
+    made: Extractor = kind(configured(kind, extractor, settings), setting)
+    return made
+
+
+def configured(kind: type[Any], extractor: str, settings: Mapping[str, Any]) -> Any:
+    """The Config of ``kind`` from its options and from the variant in its name."""
+    values, variant = dict(settings), find(extractor)[1]
     if variant:
         first = fields(kind.Config)[0].name
         if values.get(first, variant) != variant:
             raise ConfigError(f"{extractor}: {first} is given twice: {variant}, {values[first]}.")
         values[first] = variant
-    made: Extractor = kind(config.build(kind.Config, values, f"extractor {extractor}"), setting)
-    return made
+    return config.build(kind.Config, values, f"extractor {extractor}")
 
 
 def find(extractor: str) -> tuple[type[Any], str]:

@@ -1,6 +1,8 @@
 """Several trained runs as one captioner: each word's probability is their mean."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,10 +13,11 @@ from precap.train.batch import floats
 from precap.train.cache import StoreLike
 from precap.train.contract import Batch, Memory, State
 from precap.train.decode import BAD_ENDINGS, decode
+from precap.train.events import Event, ignore
 from precap.train.predict import written
-from precap.train.run import Run
+from precap.train.run import Recipe, Run
 from precap.train.settings import Decode
-from precap.types import Prediction
+from precap.types import Features, Prediction
 
 Mean = Literal["probabilities", "logarithms"]
 
@@ -82,6 +85,48 @@ def generate(
             best = decode(ensemble, memory, how, first.vocabulary.words, bad)
         found += written(batches[0].ids, best, first.vocabulary)
     return found
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Runs that caption together, used like one Run; decoding options are the first run's."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The first run's."""
+        return self.runs[0].recipe
+
+    @property
+    def path(self) -> Path:
+        """The first run's folder."""
+        return self.runs[0].path
+
+    def generate(
+        self,
+        stores: Mapping[str, StoreLike],
+        ids: Sequence[str],
+        config: Decode | None = None,
+        on_event: Callable[[Event], None] = ignore,
+    ) -> list[Prediction]:
+        """The best common caption of each image, in the order of ``ids``."""
+        found = generate(self.runs, stores, ids, config)
+        on_event(Event("step", len(found), len(ids)))
+        return found
+
+    def in_memory(self, rows: Mapping[str, Mapping[str, Features]]) -> dict[str, StoreLike]:
+        """Stores of features made on the fly, for all runs: image id -> store name -> Features."""
+        found: dict[str, StoreLike] = {}
+        for run in self.runs:
+            found |= run.in_memory(rows)
+        return found
+
+    def caption(
+        self, rows: Mapping[str, Mapping[str, Features]], config: Decode | None = None
+    ) -> list[Prediction]:
+        """Captions for features made on the fly."""
+        return self.generate(self.in_memory(rows), list(rows), config)
 
 
 def _named(number: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
