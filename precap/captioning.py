@@ -36,7 +36,7 @@ def caption(
     *,
     beam: int | None = None,
     which: str = "best",
-    heatmap: Path | None = None,
+    heatmap: Path | str | None = None,
     device: str = "auto",
 ) -> list[Answer]:
     """One Answer per picture, in the order given; folders are searched for pictures.
@@ -61,7 +61,7 @@ def caption(
         rows, failed = _features(paths[start : start + CHUNK], makers)
         said = {p.image_id: p for p in decoder.caption(rows, decode)} if rows else {}
         if heatmap and said:
-            _draw(heatmap, decoder, rows, {i: p.caption for i, p in said.items()})
+            _draw(Path(heatmap), decoder, rows, {i: p.caption for i, p in said.items()})
         for path in map(str, paths[start : start + CHUNK]):
             if path in said:
                 answers.append(Answer(path, said[path].caption, said[path].score))

@@ -264,6 +264,27 @@ def test_help_imports_nothing_heavy() -> None:
     assert not heavy & set(json.loads(out.replace("'", '"')))
 
 
+def test_the_notebook_runs(
+    run: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import warnings
+
+    import nbformat
+
+    with warnings.catch_warnings():  # the client and its kernel warn about each other's futures
+        warnings.simplefilter("ignore")
+        from nbclient import NotebookClient
+
+        monkeypatch.setenv("RUN", str(run))
+        monkeypatch.setenv("PICTURES", str(next((scenes / "images").glob("*.jpg"))))
+        book = nbformat.read(Path(__file__).parent.parent / "notebooks" / "caption.ipynb", 4)
+        client = NotebookClient(book, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
+        client.execute()
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    assert any("->" in output.get("text", "") for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
 def test_python_does_the_same(run: Path) -> None:
     import precap as library
 
