@@ -131,6 +131,8 @@ def test_another_configuration_is_another_store(
         run(refs, tmp_path / "store", settings={"cells": 3})
     with pytest.raises(ConfigError, match="cels"):
         run(refs, tmp_path / "other", settings={"cels": 3})
+    with pytest.raises(ConfigError, match="float64"):
+        run(refs, tmp_path / "other", dtype="float64")
     with pytest.raises(ConfigError, match="more than once"):
         run([*refs, refs[0]], tmp_path / "third")
 
@@ -219,6 +221,19 @@ def test_a_bug_in_an_extractor_names_the_image_and_loses_nothing(
     assert refs[17].id in caught.value.__notes__[0]
     monkeypatch.setattr(Edges, "prepare", kept)
     assert run(refs, tmp_path / "store").ok == 20
+
+
+def test_int8_storage_is_close_and_small(
+    tmp_path: Path, photos: Photos, edges_extractor: str
+) -> None:
+    refs = photos(5)
+    run(refs, tmp_path / "exact", dtype="float32")
+    run(refs, tmp_path / "small", dtype="int8")
+    exact, small = open_store(tmp_path / "exact"), open_store(tmp_path / "small")
+    for ref in refs:
+        one, other = exact.read(ref.id)["edges"], small.read(ref.id)["edges"]
+        step = np.abs(one).max(-1, keepdims=True) / 127
+        assert (np.abs(one - other) <= 0.51 * step).all()
 
 
 def test_parts_share_the_work_without_overlap(
