@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "precap"
-FOUNDATION = ("allocator", "types", "errors", "config", "plugins", "atomic", "text", "geometry")
+FOUNDATION = (
+    "allocator", "atomic", "config", "errors", "geometry", "hub", "plugins", "text", "types",
+)  # fmt: skip
 
 #: Which top-level parts of precap a part may import, besides itself.
 MAY_IMPORT = {

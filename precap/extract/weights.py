@@ -9,22 +9,20 @@ are refused: they could run any program.
 import hashlib
 import os
 import pickle
-import socket
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from precap import hub
 from precap.errors import ConfigError
 
 State = dict[str, torch.Tensor]
-REACH = 3.0  # seconds to wait for the hub's door
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".pkl")
 
 
@@ -69,7 +67,11 @@ def find(wanted: str, source: Source) -> Weights:
                 f"There is no weights file {path}. Give --weights FILE, auto or random:SEED."
             )
         return Weights(sha256(path), path)
-    known = _own(source) or _library_cache(source) or _hub(source, offline=False)
+    known = (
+        _own(source)
+        or _library_cache(source)
+        or hub.fetch(source.repo, source.files, offline=False)
+    )
     if known is None:
         raise ConfigError(_missing(source))
     return Weights(sha256(known), known)
@@ -185,36 +187,7 @@ def _library_cache(source: Source) -> Path | None:
         found = next((home / file for home in homes if (home / file).is_file()), None)
         if found:
             return found
-    return _hub(source, offline=True)
-
-
-def _hub(source: Source, *, offline: bool) -> Path | None:
-    """The file from the hub's cache, or downloaded into it; None when it is not to be had."""
-    from huggingface_hub import hf_hub_download
-
-    if not source.repo or not (offline or _reachable()):
-        return None
-    for file in source.files:
-        try:
-            return Path(
-                hf_hub_download(source.repo, file, local_files_only=offline, etag_timeout=5)
-            )
-        except Exception:  # offline, unknown name, no rights: all mean "not from here"
-            continue
-    return None
-
-
-def _reachable() -> bool:
-    """Whether the hub answers at all: without this, saying that a file is missing takes minutes."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return True
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        address = (host.hostname or "", host.port or 443)
-        with socket.create_connection(address, timeout=REACH):
-            return True
-    except OSError:
-        return False
+    return hub.fetch(source.repo, source.files, offline=True)
 
 
 def _missing(source: Source) -> str:

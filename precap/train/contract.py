@@ -61,6 +61,8 @@ class Head(Protocol):
       ``forward`` is the composition: the loss then classifies real positions only;
     - ``auxiliary(memory, tokens) -> scalar``: one more loss, already weighted, added to the
       cross-entropy in training;
+    - ``pretrained() -> None``: fetch weights that others trained, such as a language model; called
+      once, before a training begins fresh, and never when a run is loaded or resumed;
     - a float attribute ``sampling`` on an LSTM, the probability of scheduled sampling, which the
       trainer sets from its schedule; ``forward`` then feeds back its own samples in training.
     """

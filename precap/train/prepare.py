@@ -67,6 +67,8 @@ def first_weights(head: Any, config: TrainConfig) -> None:
         checkpoint.load_weights(head, weights, str(config.init))
     elif config.init_run is not None:
         checkpoint.take(head, config.init_run / "best.safetensors")
+    elif hasattr(head, "pretrained"):
+        head.pretrained()
 
 
 def make_job(
@@ -94,7 +96,6 @@ def make_job(
         ids = ids[: config.overfit]
     torch.manual_seed(config.seed)
     head = recipe.build(vocabulary.words)
-    first_weights(head, config)
     head.to(device)
     loaders = _Loaders(recipe, stores, vocabulary, device, ranks)
     train = loaders.split(ids, given)

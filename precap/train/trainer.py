@@ -23,7 +23,7 @@ from precap.train.events import Event, Kind, ignore
 from precap.train.meter import Meter
 from precap.train.phases import Phase
 from precap.train.predict import casting, predict
-from precap.train.prepare import Captions, Job, Validate, make_job, make_recipe
+from precap.train.prepare import Captions, Job, Validate, first_weights, make_job, make_recipe
 from precap.train.result import RunResult, TrainingError
 from precap.train.settings import TrainConfig
 
@@ -210,6 +210,7 @@ class Trainer:
         """Go on from the run folder's checkpoint; True when it stands inside a phase."""
         source = self.out / f"{self.config.resume}.safetensors"
         if not self.ranks.share(self.config.resume != "none" and source.exists()):
+            first_weights(self.head, self.config)
             if self.ranks.first:
                 folder.prepare(self.out, self.job)
             self.ranks.share(None)

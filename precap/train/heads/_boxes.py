@@ -3,10 +3,24 @@
 import torch
 from torch import Tensor
 
+from precap.errors import DataError
+
+#: No relative coordinate is larger; some detectors overshoot 1 a little.
+LIMIT = 2.0
+
 
 def relative(boxes: Tensor, size: Tensor | None) -> Tensor:
-    """(B, N, 4) corners over the pictures' ``size`` (B, 2) = height, width; or as they are."""
+    """(B, N, 4) corners over the pictures' ``size`` (B, 2) = height, width; or as they are.
+
+    DataError for pixel boxes without a size: any picture of them would be wrong, silently.
+    """
     if size is None:
+        if boxes.numel() and boxes.amax() > LIMIT:
+            raise DataError(
+                f"The boxes reach {boxes.amax():.0f}, so they are pixels, and no store says how "
+                f"large the pictures are. Use a store with a size field: extract the regions with "
+                f"precap, or import them from a layout that knows the sizes."
+            )
         return boxes
     return boxes / size.to(boxes.dtype)[:, [1, 0, 1, 0]].clamp_min(1)[:, None]
 

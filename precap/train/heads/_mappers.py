@@ -40,8 +40,9 @@ class PooledMLP(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, S) -> (B, P, D)."""
-        out: Tensor = self.outer(torch.tanh(self.inner(x)))
-        return out.unflatten(-1, (self.prefix, -1))
+        flat = self.outer(torch.tanh(self.inner(x)))  # (B, P D)
+        out: Tensor = flat.view(len(x), self.prefix, -1)
+        return out
 
 
 class PooledTransformer(nn.Module):
@@ -57,7 +58,7 @@ class PooledTransformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, S) -> (B, P, D)."""
-        x = self.unfold(x).unflatten(-1, (self.inner, -1))  # (B, K, D)
+        x = self.unfold(x).view(len(x), self.inner, -1)  # (B, K, D)
         return _answers(x, self.learned, self.layers, None)
 
 

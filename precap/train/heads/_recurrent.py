@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from precap.errors import ConfigError
 from precap.train.contract import Memory, State, Words
 
 
@@ -59,7 +60,13 @@ def run(
 
 def rows_role(dims: Mapping[str, int]) -> str:
     """Which role the attention reads: regions when there are any, else the grid."""
-    return "region" if "region" in dims else "grid"
+    role = next((r for r in ("region", "grid") if r in dims), None)
+    if role is None:
+        raise ConfigError(
+            f"This head attends to region or grid features; the stores offer {', '.join(dims)}. "
+            f"Add such a store to --features, or choose --head prefix: it reads a pooled feature."
+        )
+    return role
 
 
 def keep_mask(memory: Memory, masks: Mapping[str, Tensor], role: str) -> None:

@@ -26,6 +26,7 @@ from precap.train.heads._mappers import (
     TokenMLP,
     TokenTransformer,
 )
+from precap.train.heads._pretrained import load as load_language_model
 from precap.train.layers import pack
 
 ROLES = ("global", "grid", "region")
@@ -44,6 +45,8 @@ class PrefixConfig:
     auxiliary: weight of OPG's contrastive loss (0.1 as published). auxiliary_padding: average over
     20 text positions, padding included, as OPG does; else over the real words.
     tune: train the language model too, else it is frozen for real and stays in eval mode.
+    language_model: what a fresh training begins with: "" random weights, "gpt2" or "distilgpt2"
+    (from the Hugging Face cache or hub), or a folder or file of such weights.
     """
 
     mapper: Literal["mlp", "transformer"] = "mlp"
@@ -65,6 +68,7 @@ class PrefixConfig:
     positions: int = 1024
     dropout: float = 0.1
     tune: bool = True
+    language_model: str = ""
 
 
 class Prefix(nn.Module):
@@ -84,6 +88,11 @@ class Prefix(nn.Module):
         if not c.tune:
             self.gpt.requires_grad_(False)
 
+    def pretrained(self) -> None:
+        """The language model that others trained, for a fresh beginning."""
+        if self.config.language_model:
+            load_language_model(self.gpt, self.config.language_model)
+
     def train(self, mode: bool = True) -> Self:
         """A frozen language model keeps its dropout off."""
         super().train(mode)
@@ -102,6 +111,12 @@ class Prefix(nn.Module):
     def encode(self, features: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Memory:
         """Map, mask, and pass the prefix through the language model once."""
         x = self.prefix(features, masks)  # (B, P, D)
+        if x.shape[1] >= self.config.positions:
+            raise ConfigError(
+                f"The prefix is {x.shape[1]} embeddings long, the language model has "
+                f"{self.config.positions} positions for it and the caption. Raise head.positions, "
+                f"or use head.mapper=transformer, whose prefix is always head.prefix long."
+            )
         seen = x.new_ones(x.shape[:2], dtype=torch.bool)
         if self.role in masks and isinstance(self.mapper, TokenMLP):
             seen = masks[self.role]
@@ -180,9 +195,11 @@ class Prefix(nn.Module):
     def _mean_words(self, text: Tensor) -> Tensor:
         if self.config.auxiliary_padding:
             text = F.pad(text, (0, max(0, LONE - text.shape[-1])), value=self.words.pad)
-            return self.gpt.word(text[..., :LONE]).mean(2)
+            padded: Tensor = self.gpt.word(text[..., :LONE])  # (B, C, 20, D)
+            return padded.mean(2)
+        words: Tensor = self.gpt.word(text)  # (B, C, T, D)
         real = (text != self.words.pad)[..., None]
-        return (self.gpt.word(text) * real).sum(2) / real.sum(2).clamp_min(1)
+        return (words * real).sum(2) / real.sum(2).clamp_min(1)
 
 
 def _behind(seen: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class XLinearLook(nn.Module):
 
     def _softmax(self, pair: Tensor, real: Tensor) -> Tensor:
         logits = self.spatial(pair)[..., 0]  # (B, L, N)
-        return logits.masked_fill(~real, float("-inf")).softmax(-1)
+        weights: Tensor = logits.masked_fill(~real, float("-inf")).softmax(-1)
+        return weights
 
 
 class Encoding(nn.Module):
@@ -140,7 +141,8 @@ class Encoding(nn.Module):
     def _sums(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Row sums and column sums of the grid, (B, N, g) each."""
         if "weights" in features:
-            grid = features["weights"].unflatten(-1, (self.cells, self.cells)).float()
+            flat = features["weights"].float()  # (B, N, g^2)
+            grid = flat.view(*flat.shape[:2], self.cells, self.cells)
             return grid.sum(-1), grid.sum(-2)
         return sums(*coverage(_boxes(features), self.cells))
 

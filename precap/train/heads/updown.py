@@ -77,7 +77,7 @@ class Updown(nn.Module):
     def _cell(self, cell: nn.LSTMCell, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         many = x.shape[:2]
         h, c = cell(x.flatten(0, 1), (h.flatten(0, 1), c.flatten(0, 1)))
-        return h.unflatten(0, many), c.unflatten(0, many)
+        return h.view(*many, -1), c.view(*many, -1)
 
     def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T, R), what ``classify`` turns into logits."""
