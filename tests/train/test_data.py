@@ -18,9 +18,7 @@ WORDS = Words(50, 0, 1, 2, 3)
 def loader(count: int = 23, batch: int = 5, captions: int = 2, **more: int) -> Loader:
     features, _ = toy.images(count)
     ids = list(features)
-    numbered = {
-        i: [[4 + n, *([5] * (n % 4))] * (1 + k) for k in range(n % 4)] for n, i in enumerate(ids)
-    }
+    numbered = {i: [[4 + n] + [5] * k for k in range(n % 4)] for n, i in enumerate(ids)}
     split = Split.of(ids, numbered, WORDS, longest=6)
     store = Memory(toy.SPEC, features)
     readers = {f.role: Mapped(store, Source("toy", f, toy.SPEC), ids) for f in toy.SPEC.fields}
