@@ -66,6 +66,7 @@ def test_meteor_from_recorded_counts_equals_the_jar() -> None:
 
 
 @pytest.mark.java
+@pytest.mark.timeout(900)  # two starts of Java, which are slow on a busy machine
 def test_meteor_equals_the_jars_own_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     need_java()
     captions, references = corpus(12)
@@ -79,11 +80,11 @@ def test_meteor_equals_the_jars_own_evaluation(monkeypatch: pytest.MonkeyPatch) 
         return asked[-1]
 
     monkeypatch.setattr(java, "run", listen)
-    found = metrics.score(captions, references, ["meteor"])
+    found = metrics.score(captions, references, ["meteor"], java_seconds=400)
     assert found.unavailable == {}
     lines = asked[0].strip().split("\n")
     arguments = ["-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    answer = run(arguments, f"EVAL ||| {' ||| '.join(lines)}\n", meteor.folder(), 120)
+    answer = run(arguments, f"EVAL ||| {' ||| '.join(lines)}\n", meteor.folder(), 400)
     *each, everything = map(float, answer.split())
     assert list(found.per_image["METEOR"].values()) == pytest.approx(each, abs=1e-12)
     assert found.corpus["METEOR"] == pytest.approx(everything, abs=1e-12)
