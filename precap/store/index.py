@@ -55,11 +55,17 @@ class Table:
         keys = [image.encode("utf-8", "surrogatepass") for image in ids]
         found = np.full(len(keys), -1, np.int64)
         wanted = np.fromiter(map(crc32, keys), np.uint32, len(keys))
+        if not len(self):
+            return found
         first = np.searchsorted(self.hashes, wanted)
-        inside = np.minimum(first, max(0, len(self) - 1))
-        if len(self):
-            for at in np.flatnonzero(self.hashes[inside] == wanted).tolist():
-                found[at] = self._match(keys[at], int(first[at]), int(wanted[at]))
+        hits = np.flatnonzero(self.hashes[np.minimum(first, len(self) - 1)] == wanted)
+        positions = self.order[first[hits]]
+        places = zip(
+            hits.tolist(), positions.tolist(), self.starts[positions].tolist(), strict=True
+        )
+        for at, position, start in places:  # nearly always the first of equal hashes is the one
+            same = self._stands(keys[at], start)
+            found[at] = position if same else self._search(keys[at], int(first[at]) + 1)
         return found
 
     def missing(self, ids: Sequence[str]) -> list[str]:
@@ -83,20 +89,25 @@ class Table:
         text, start = self._line(position)
         return bytes(text[start : text.find(b"\n", start)]).decode()
 
-    def _match(self, key: bytes, slot: int, wanted: int) -> int:
-        line = key + b"\n"
+    def _stands(self, key: bytes, start: int) -> bool:
+        number = bisect_right(self._bases, start) - 1
+        start -= self._bases[number]
+        line: bytes = self._plan.generations[number].text[start : start + len(key) + 1]
+        return line == key + b"\n"
+
+    def _search(self, key: bytes, slot: int) -> int:
+        """Look on among equal hashes, from ``slot``; -1 when it is none of them."""
+        wanted = crc32(key)
         while slot < len(self) and self.hashes[slot] == wanted:
             position = int(self.order[slot])
-            if position < len(self):
-                text, start = self._line(position)
-                if text[start : start + len(line)] == line and text[start - 1] == 10:
-                    return position
+            if self._stands(key, int(self.starts[position])):
+                return position
             slot += 1
         return -1
 
     def _line(self, position: int) -> tuple[Any, int]:
         start = int(self.starts[position])
-        number = max(0, bisect_right(self._bases, start) - 1)
+        number = bisect_right(self._bases, start) - 1
         return self._plan.generations[number].text, start - self._bases[number]
 
 
@@ -167,7 +178,8 @@ def _load(file: Path, plan: Plan, state: str) -> tuple[Table, bool]:
     count = header["count"]
     if file.stat().st_size != _HEADER + 16 * count:
         return Table(plan, *_split(np.empty(0, np.uint8), 0)), False
-    data = np.memmap(file, np.uint8, "r")[_HEADER:] if count else np.empty(0, np.uint8)
+    # A plain array over the map: np.memmap makes every access to an element slow.
+    data = np.asarray(np.memmap(file, np.uint8, "r"))[_HEADER:]
     return Table(plan, *_split(data, count)), digest(data.data) == header["digest"]
 
 

@@ -113,7 +113,9 @@ class Store:
     def lengths(self, name: str) -> NDArray[np.int64]:
         """Rows per image (and view) of a ragged field, in the order of ``ids``."""
         field = self._field(name)
-        parts = [np.diff(self._sources.offsets(record, field)) for record in self._records]
+        self._sources.check_process()
+        columns = (self._sources.column(record, field.name) for record in self._records)
+        parts = [np.diff(np.asarray(column.offsets[...])) for column in columns]
         return np.concatenate([np.empty(0, np.int64), *parts])
 
     def read_many(
@@ -131,6 +133,7 @@ class Store:
         view: which augmented version, one number for all or one per image. int8 fields come as
         float32. StoreError for an id without features, saying why.
         """
+        self._sources.check_process()
         cells = self._cells(ids, view)
         chosen = [self._field(name) for name in fields] if fields is not None else self.spec.fields
         buffers = out or {}
@@ -167,24 +170,36 @@ class Store:
     def _gather(
         self, field: Field, cells: list[tuple[int, int]], buffer: NDArray[Any] | None
     ) -> Rows:
-        pieces = [self._sources.rows(self._records[number], field, cell) for number, cell in cells]
-        tail = tuple(n for n in field.shape if n is not None)
-        lengths = None
-        shape: tuple[int, ...] = (len(cells), *tail)
+        columns = [self._sources.column(self._records[number], field.name) for number, _ in cells]
+        where: list[Any] = [cell for _, cell in cells]
         if field.ragged:
-            lengths = np.array([len(piece) for piece, _ in pieces], np.int64)
-            shape = (len(cells), int(lengths.max(initial=0)), *tail)
-        dtype = np.dtype("float32" if field.dtype == "int8" else field.dtype)
-        target = np.empty(shape, dtype) if buffer is None else _window(field, buffer, shape, dtype)
-        for place, (piece, scale) in zip(target, pieces, strict=True):
-            goal = place[: len(piece)] if field.ragged else place
-            if scale is None:
-                goal[...] = piece
+            spans = [c.offsets[k : k + 2].tolist() for c, k in zip(columns, where, strict=True)]
+            where = [slice(start, stop) for start, stop in spans]
+        lengths = np.array([s.stop - s.start for s in where], np.int64) if field.ragged else None
+        target = _target(field, len(cells), lengths, buffer)
+        for number, (column, key) in enumerate(zip(columns, where, strict=True)):
+            place = target[number, ...]  # a view even where one image is one number
+            if lengths is not None:
+                length = key.stop - key.start
+                place[length:] = 0
+                place = place[:length]
+            if column.scales is None:
+                place[...] = column.rows[key]
             else:
-                np.multiply(piece, scale[..., None], out=goal, dtype=np.float32)
-            if field.ragged:
-                place[len(piece) :] = 0
+                scales = np.asarray(column.scales[key])[..., None]
+                np.multiply(column.rows[key], scales, out=place, dtype=np.float32)
         return Rows(target, lengths)
+
+
+def _target(
+    field: Field, count: int, lengths: NDArray[np.int64] | None, buffer: NDArray[Any] | None
+) -> NDArray[Any]:
+    """An array for the batch: at the beginning of the caller's buffer, or a new one."""
+    tail = tuple(n for n in field.shape if n is not None)
+    longest = () if lengths is None else (int(lengths.max(initial=0)),)
+    shape = (count, *longest, *tail)
+    dtype = np.dtype("float32" if field.dtype == "int8" else field.dtype)
+    return np.empty(shape, dtype) if buffer is None else _window(field, buffer, shape, dtype)
 
 
 def _window(

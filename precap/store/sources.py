@@ -5,10 +5,9 @@ import os
 import resource
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from precap import plugins
 from precap.atomic import explained
@@ -16,9 +15,14 @@ from precap.errors import ResourceError, StoreError
 from precap.store import backends
 from precap.store.identity import Identity
 from precap.store.ledger import ShardRecord
-from precap.types import Field
 
-Piece = tuple[NDArray[Any], NDArray[Any] | None]
+
+class Column(NamedTuple):
+    """One field of a shard by cell (= row * views + view): its rows, scales (int8), offsets."""
+
+    rows: Any
+    scales: Any
+    offsets: Any
 
 
 class Sources:
@@ -30,28 +34,18 @@ class Sources:
 
     def __init__(self, path: Path, identity: Identity) -> None:
         self._path, self._identity = path, identity
-        self._open: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._open: OrderedDict[int, dict[str, Column]] = OrderedDict()
         self._pid = os.getpid()
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._limit = max(8, (soft - 128) // (2 * (1 + 3 * len(identity.spec.fields))))
 
-    def rows(self, record: ShardRecord, field: Field, cell: int) -> Piece:
-        """One image's rows of a field (cell = row * views + view), and their scales if int8."""
-        arrays = self._arrays(record)
-        rows, scales = arrays[f"fields/{field.name}"], arrays.get(f"scales/{field.name}")
-        if not field.ragged:
-            return rows[cell], None if scales is None else scales[cell]
-        offsets = arrays[f"offsets/{field.name}"]
-        start, stop = offsets[cell : cell + 2].tolist()
-        return rows[start:stop], None if scales is None else scales[start:stop]
-
-    def offsets(self, record: ShardRecord, field: Field) -> NDArray[np.int64]:
-        """Where each image (and view) of a ragged field begins in the shard, and the end."""
-        return np.asarray(self._arrays(record)[f"offsets/{field.name}"][...])
-
-    def _arrays(self, record: ShardRecord) -> dict[str, Any]:
+    def check_process(self) -> None:
+        """Forget what was opened before a fork."""
         if self._pid != os.getpid():
             self._open, self._pid = OrderedDict(), os.getpid()
+
+    def column(self, record: ShardRecord, name: str) -> Column:
+        """The field ``name`` of a shard, opened when it is not yet."""
         found = self._open.get(record.shard)
         if found is None:
             while len(self._open) >= self._limit:
@@ -59,13 +53,13 @@ class Sources:
             found = self._open[record.shard] = self._load(record)
         else:
             self._open.move_to_end(record.shard)
-        return found
+        return found[name]
 
-    def _load(self, record: ShardRecord) -> dict[str, Any]:
+    def _load(self, record: ShardRecord) -> dict[str, Column]:
         path = self._path / record.file
         try:
             with explained(path, "read"):
-                return self._map(path, record)
+                arrays = self._map(path, record)
         except ResourceError:
             raise
         except (OSError, ValueError) as error:
@@ -73,6 +67,9 @@ class Sources:
                 f"{path} is missing or damaged ({error}). Run `precap store verify {self._path}`, "
                 f"then `precap store repair {self._path}` and extract again."
             ) from error
+        kinds = ("fields", "scales", "offsets")
+        names = [field.name for field in self._identity.spec.fields]
+        return {n: Column(*(arrays.get(f"{kind}/{n}") for kind in kinds)) for n in names}
 
     def _map(self, path: Path, record: ShardRecord) -> dict[str, Any]:
         maps: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from precap.store.manifest import info, ls, remove
 from precap.store.merge import merge
 from precap.store.reader import Store, open_store
 from precap.store.writer import Writer
+from precap.types import Field
 from tests.store import toy
 
 HOW = [(f, c) for f in ("hdf5", "zarr") for c in ("none", "zstd", "blosc")]
@@ -153,3 +154,11 @@ def test_removing_takes_only_stores_that_nobody_writes(tmp_path: Path) -> None:
             remove(path)
     remove(path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+def test_one_number_per_image_is_a_field_too(tmp_path: Path, format: str) -> None:
+    made = toy.spec((Field("count", "size", (), "int64"), Field("score", "scores", (), "float16")))
+    store = open_store(toy.build(tmp_path / "s", 20, 8, made, format=format))
+    toy.check(store, toy.ids(20))
+    assert store.read_many(ok(store)[:5])["count"].array.shape == (5,)
