@@ -26,8 +26,8 @@ SCRIPT = """\
 #SBATCH --signal=USR1@{lead}
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output={log}
-{directives}
+#SBATCH --output={log}{directives}
+#
 # {lead} s before the wall time precap gets SIGUSR1, finishes the batch it is in, and leaves with
 # exit code 75: work is left, run me again. A preempted or failed task is requeued by Slurm itself.
 # Whatever happens, committed shards stay: submit this script again, with any --array, to go on.
@@ -82,7 +82,7 @@ def script(
             time=time,
             lead=lead,
             log=log,
-            directives="\n".join(f"#SBATCH {line}" for line in [*more, ""]),
+            directives="".join(f"\n#SBATCH {line}" for line in more),
             threads=cpus,
             command=shlex.join(words),
             part=PART,

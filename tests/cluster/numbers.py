@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,24 +17,25 @@ NAME = "tests.cluster.numbers:Numbers"
 
 @dataclass(frozen=True)
 class Config:
-    """side: the picture is reduced to side x side cells."""
+    """size: the picture is reduced to a quarter as many cells along each side."""
 
-    side: int = 4
+    size: int = 16
 
 
 class Numbers:
     """The integer sums of red, green and blue in a grid of cells.
 
     NUMBERS_DELAY: seconds that each batch takes besides, so that a test can interrupt it.
+    NUMBERS_LOG: a file that gets one byte per picture computed.
     """
 
     Config = Config
     reads = "image"
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        self._side = config.side
+        self._side = config.size // 4
         self.spec = FeatureSpec(
-            NAME, 1, "none", (Field("sums", "grid", (config.side**2, 3), "int64"),)
+            NAME, 1, "none", (Field("sums", "grid", (self._side**2, 3), "int64"),)
         )
 
     def prepare(self, item: Any) -> Prepared:
@@ -43,6 +45,9 @@ class Numbers:
     def extract(self, batch: Sequence[Prepared]) -> list[Features]:
         """One (side * side, 3) array per picture."""
         time.sleep(float(os.environ.get("NUMBERS_DELAY", "0")))
+        if "NUMBERS_LOG" in os.environ:
+            with Path(os.environ["NUMBERS_LOG"]).open("ab", buffering=0) as log:
+                log.write(b"." * len(batch))
         return [{"sums": self._sums(item["pixels"])} for item in batch]
 
     def _sums(self, pixels: Any) -> Any:

@@ -5,6 +5,7 @@ scheduler, the workers and this process may die at any moment.
 """
 
 import contextlib
+import inspect
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster
+from distributed import Client, LocalCluster
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 
@@ -47,7 +48,7 @@ class Work:
 
 
 def run(
-    client: Client, work: Work, shards: Sequence[int], check: Callable[[], None]
+    client: Any, work: Work, shards: Sequence[int], check: Callable[[], None]
 ) -> Iterator[tuple[int, ShardRecord | None]]:
     """Each shard with its record once it is durable; None: another process has committed it.
 
@@ -55,7 +56,7 @@ def run(
     happened for longer than a dead process's lease lasts, and is then left to it.
     """
     waiting, locked = deque(shards), deque[int]()
-    running: dict[Future, int] = {}
+    running: dict[Any, int] = {}  # futures
     begun = time.monotonic()
     try:
         while waiting or running or locked:
@@ -82,11 +83,11 @@ def run(
             client.cancel(list(running), force=True)
 
 
-def _submit(client: Client, work: Work, shard: int) -> Future:
+def _submit(client: Any, work: Work, shard: int) -> Any:
     return client.submit(work.compute, shard, key=f"shard-{shard}-{work.run}-{time.time_ns()}")
 
 
-def _result(future: Future, shard: int) -> ShardRecord | None:
+def _result(future: Any, shard: int) -> ShardRecord | None:
     try:
         record: ShardRecord | None = future.result()
         return record
@@ -100,7 +101,7 @@ def _result(future: Future, shard: int) -> ShardRecord | None:
         raise _lost() from error
 
 
-def _still_there(client: Client) -> None:
+def _still_there(client: Any) -> None:
     if client.status != "running":
         raise _lost()
 
@@ -112,7 +113,7 @@ def _lost() -> ResourceError:
     )
 
 
-class Guest(WorkerPlugin):  # type: ignore[misc]
+class Guest(WorkerPlugin):
     """This run's part of a worker: choose its GPU, and give leases back when it stops."""
 
     def __init__(self, work: Work) -> None:
@@ -142,7 +143,7 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def connected(where: str, options: Mapping[str, Any], work: Work) -> Iterator[Client]:
+def connected(where: str, options: Mapping[str, Any], work: Work) -> Iterator[Any]:
     """A client of the cluster that ``where`` names; what was started for it ends with the block.
 
     where: local, local:N, tcp://host:port, slurm, pbs, lsf or sge. options: those of Dask's
@@ -151,9 +152,10 @@ def connected(where: str, options: Mapping[str, Any], work: Work) -> Iterator[Cl
     """
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}))
+        connect: Any = Client
         target = where if "://" in where else stack.enter_context(_cluster(where, options))
         try:
-            client = stack.enter_context(Client(target, timeout=CONNECT, set_as_default=False))
+            client = stack.enter_context(connect(target, timeout=CONNECT, set_as_default=False))
         except (OSError, TimeoutError, ValueError) as error:
             raise ResourceError(
                 f"No Dask scheduler answers at {where} ({error}). Start one: dask scheduler"
@@ -179,8 +181,12 @@ def _cluster(where: str, options: Mapping[str, Any]) -> Any:
     )
 
 
-def local(count: int, options: Mapping[str, Any]) -> LocalCluster:
+def local(count: int, options: Mapping[str, Any]) -> Any:
     """``count`` processes here; 0: one per GPU, or per core where there is none."""
+    known = sorted(inspect.signature(LocalCluster.__init__).parameters)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"--cluster local has no option {name!r}.{guess(name, known)}")
     values: dict[str, Any] = {
         "n_workers": count or len(visible_gpus()) or _cores(),
         "threads_per_worker": 1,
