@@ -51,7 +51,7 @@ def caption(
     retain()
     loaded = [training.load(path, which, device) for path in runs]
     decoder: Any = loaded[0] if len(loaded) == 1 else joining.Panel(tuple(loaded))
-    makers = _extractors(loaded)
+    makers = _extractors(loaded, device)
     decode = decoder.recipe.config.decode
     if beam:
         decode = replace(decode, beam=beam, sample=False, groups=1)
@@ -85,13 +85,13 @@ def _pictures(given: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _extractors(runs: "Sequence[Run]") -> "dict[str, Extractor]":
+def _extractors(runs: "Sequence[Run]", device: str) -> "dict[str, Extractor]":
     """Store name -> the extractor that made it, checked by fingerprint."""
     makers: dict[str, Extractor] = {}
     for run in runs:
         for source in run.sources.values():
             if source.store not in makers:
-                makers[source.store] = _extractor(source.spec, _made_by(source.spec, run))
+                makers[source.store] = _extractor(source.spec, _made_by(source.spec, run), device)
     return makers
 
 
@@ -109,7 +109,7 @@ def _made_by(spec: "FeatureSpec", run: "Run") -> Path:
     )
 
 
-def _extractor(spec: "FeatureSpec", store: Path) -> "Extractor":
+def _extractor(spec: "FeatureSpec", store: Path, device: str) -> "Extractor":
     from precap.extract.recipe import Recipe
     from precap.store import identity, schema
 
@@ -122,7 +122,8 @@ def _extractor(spec: "FeatureSpec", store: Path) -> "Extractor":
     if "recipe" not in made:
         raise ConfigError(f"{store} does not say which extractor made it: no captions on the fly.")
     recipe = Recipe.from_json(made["recipe"])
-    extractor = recipe.build()
+    here = replace(recipe.setting, device=device)  # the store may come from another machine
+    extractor = replace(recipe, setting=here).build()
     if extractor.spec.fingerprint != spec.fingerprint:
         raise ConfigError(
             f"The extractor {recipe.extractor} here differs from the one that made {store}: "

@@ -46,8 +46,9 @@ def extract(
     format: Annotated[str, typer.Option(help="hdf5 or zarr shards")] = "hdf5",
     compression: Annotated[str, typer.Option(help="none (fastest to read), zstd, blosc")] = "none",
     shard_size: Annotated[
-        int, typer.Option(min=1, help="images per shard: the unit of a resume")
-    ] = 256,
+        int | None,
+        typer.Option(min=1, help="images per shard, the unit of a resume; default: about 16 MiB"),
+    ] = None,
     views: Annotated[int, typer.Option(min=1, help="augmented versions kept per image")] = 1,
     split: Annotated[str | None, typer.Option(help="only this split")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="only the first so many images")] = None,
