@@ -94,7 +94,7 @@ def contents(store: Path) -> dict[str, Any]:
     lines = Counter({shard: len(found) for shard, found in ledger.lines.items()})
     assert set(lines.values()) <= {1}, f"committed more than once: {lines}"
     for file in (store / "ledger").glob("*.jsonl"):
-        writers = {(r["host"], r["pid"]) for r in map(json.loads, file.open())}
+        writers = {(r["host"], r["pid"]) for r in map(json.loads, file.read_bytes().splitlines())}
         assert len(writers) == 1
     times = ("seconds", "time", "host", "pid", "sum")
     records = {
