@@ -17,17 +17,21 @@ def reader(extractor: Extractor, setting: Setting) -> Read:
 
 
 def _from_file(extractor: Extractor) -> Read:
+    # Boxes that a file gives for this picture are not part of its bytes: copies are no copies then.
+    alike = getattr(extractor, "given", None) is None
+
     def read(ref: ImageRef) -> Item:
         decoded = images.read(ref.path)
         if ref.sha256 and ref.sha256 != decoded.sha256:
             raise ImageError("changed", f"{ref.path} is not the file that was prepared")
         decoded.image.info["path"] = str(ref.path)
+        digest = decoded.sha256 if alike else ""
         if extractor.spec.views == 1:
-            return Item(ref.id, decoded.sha256, [extractor.prepare(decoded.image)])
+            return Item(ref.id, digest, [extractor.prepare(decoded.image)])
         from precap.extract.views import view
 
         shown = (view(decoded.image, decoded.sha256, k) for k in range(extractor.spec.views))
-        return Item(ref.id, decoded.sha256, [extractor.prepare(image) for image in shown])
+        return Item(ref.id, digest, [extractor.prepare(image) for image in shown])
 
     return read
 

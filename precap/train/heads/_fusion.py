@@ -111,7 +111,7 @@ class FusionLayer(nn.Module):
         for i, view in enumerate(self.reading.views):
             mask = memory.get(f"view{i}.mask")
             weights = self._look(i).where(x, memory, f"{at}.{i}", mask)
-            parts = weights.split([memory[f"{name}.real"].shape[1] for name in view], -1)
+            parts = torch.split(weights, [memory[f"{name}.real"].shape[1] for name in view], -1)
             for name, part in zip(view, parts, strict=True):
                 found.setdefault(name, []).append(part)
             if not self.gates:

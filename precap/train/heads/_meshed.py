@@ -6,14 +6,14 @@ Shapes: B images, C captions or K hypotheses, L packed tokens of one image, N me
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from precap.errors import ConfigError
 from precap.train.contract import Memory, State, Words
-from precap.train.layers import Attention, FeedForward, Residual, TokenEmbedding, pack, seen
+from precap.train.layers import Attention, FeedForward, Residual, Stack, TokenEmbedding, pack, seen
 
 #: "sinusoid" is what the papers say. "xavier": a frozen random table, which is what all four
 #: published code bases train with, because they initialise the table along with the weights.
@@ -75,7 +75,9 @@ class Decoder(nn.Module):
         self, layers: Iterable[nn.Module], own: Iterable[Block], words: Words, longest: int
     ) -> None:
         super().__init__()
-        self.layers, self.own, self.pad = nn.ModuleList(layers), nn.ModuleList(own), words.pad
+        self.layers: Stack[Any] = Stack(layers)
+        self.own: Stack[Block] = Stack(own)
+        self.pad = words.pad
         dim = self.own[0].attention.q.in_features
         self.embed = TokenEmbedding(words.size, dim, longest)
         self.output = nn.Linear(dim, words.size, bias=False)
