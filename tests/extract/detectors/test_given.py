@@ -11,7 +11,9 @@ from PIL import Image
 from precap.errors import ConfigError, ImageError
 from precap.extract.contract import Setting
 from precap.extract.extractors._given import GivenBoxes
+from precap.extract.reading import reader
 from precap.extract.recipe import build
+from precap.types import FeatureSpec, ImageRef
 
 ENTRIES = {
     "a.jpg": {"width": 100, "height": 50, "boxes": [[10, 10, 50, 60], [0, 0, 5, 5]]},
@@ -109,3 +111,25 @@ def test_a_map_is_averaged_over_each_box(tmp_path: Path) -> None:
     np.testing.assert_allclose(whole, tokens.mean((0, 1)), atol=1e-5 * largest)
     np.testing.assert_allclose((left + right) / 2, whole, atol=0.2 * largest)
     assert np.abs(left - right).max() > 0.05 * largest
+
+
+class Fake:
+    """An extractor that reads boxes from a file, or not."""
+
+    reads = "image"
+    spec = FeatureSpec("fake", 1, "none", ())
+
+    def __init__(self, given: object) -> None:
+        self.given = given
+
+    def prepare(self, item: object) -> dict[str, Any]:
+        return {}
+
+
+def test_copies_with_boxes_of_their_own_are_no_copies(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    ref = ImageRef("a", tmp_path / "a.png")
+    given: Any = Fake(object())
+    plain: Any = Fake(None)
+    assert reader(given, Setting())(ref).digest == ""
+    assert len(reader(plain, Setting())(ref).digest) == 64
