@@ -67,11 +67,14 @@ def policy_gradient(
     return (weighted.sum(-1) / per).sum(), torch.tensor(advantage.numel(), device=logp.device)
 
 
-def until_end(tokens: np.ndarray[Any, Any], eos: int, count_eos: bool) -> ciderd.Ints:
+def until_end(tokens: np.ndarray[Any, Any], words: Words, count_eos: bool) -> ciderd.Ints:
     """(n, T) decoded tokens as hypotheses for the reward: -1 after the end token."""
-    ends = tokens == eos
+    ends = (tokens == words.eos) | (tokens == words.pad)
     first = np.where(ends.any(1), ends.argmax(1), tokens.shape[1])
-    keep = np.arange(tokens.shape[1]) < (first + int(count_eos))[:, None]
+    at = np.arange(tokens.shape[1])
+    keep = at < first[:, None]
+    if count_eos:
+        keep |= (at == first[:, None]) & (tokens == words.eos)
     hypotheses: ciderd.Ints = np.where(keep, tokens, -1)
     return hypotheses
 
@@ -102,7 +105,7 @@ class Reward:
         flat = tokens.flatten(0, 1).cpu().numpy()
         images = np.repeat(np.array([self.row[i] for i in ids], np.int64), many)
         if self.renumber is None:
-            hypotheses = until_end(flat, self.words.eos, self.config.count_eos)
+            hypotheses = until_end(flat, self.words, self.config.count_eos)
         else:
             hypotheses = ciderd.as_table([[*r, *self.end] for r in self.renumber(flat)])
         scores = self.scorer.rewards(images, hypotheses, bleu=self.config.bleu > 0)

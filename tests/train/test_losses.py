@@ -97,21 +97,21 @@ def test_rewards_end_with_the_caption(count_eos: bool) -> None:
     reward = losses.Reward(captions, APART, config)
     full = torch.tensor([[[4, 5, 2, 0], [4, 5, 7, 7]], [[7, 2, 0, 0], [5, 2, 0, 0]]])
     made = reward(["a", "b"], full)
-    longer = torch.cat([full, torch.zeros(2, 2, 3, dtype=torch.long)], -1)
-    longer[0, 1, 4] = 2
     assert made[0, 0] > made[0, 1] > 0
     assert made[1, 1] == 0
-    again = reward(["a", "b"], longer)
-    assert torch.equal(made[1], again[1])
-    # Without its end token a caption cut by the length limit loses something, if the end counts.
-    assert bool(again[0, 1] > made[0, 1]) is count_eos
+    longer = torch.cat([full, torch.zeros(2, 2, 3, dtype=torch.long)], -1)
+    assert torch.equal(made, reward(["a", "b"], longer))
+    # A caption cut by the length limit has no end token, and loses by it if the end counts.
+    cut = reward(["a"], torch.tensor([[[4, 5]]]))
+    whole = reward(["a"], torch.tensor([[[4, 5, 2]]]))
+    assert bool(whole > cut) is count_eos
 
 
 def test_until_end() -> None:
     rows = np.array([[4, 5, 2, 0], [4, 5, 6, 7], [2, 0, 0, 0]])
     with_end = [[4, 5, 2, -1], [4, 5, 6, 7], [2, -1, -1, -1]]
-    assert losses.until_end(rows, 2, True).tolist() == with_end
-    assert losses.until_end(rows, 2, False)[2].tolist() == [-1, -1, -1, -1]
+    assert losses.until_end(rows, APART, True).tolist() == with_end
+    assert losses.until_end(rows, APART, False)[2].tolist() == [-1, -1, -1, -1]
 
 
 def test_parts_of_a_batch() -> None:
