@@ -60,8 +60,11 @@ def _bar(title: str) -> Iterator[Listener]:
         task = progress.add_task(title, total=None, text="")
 
         def listen(event: Event) -> None:
+            if "done" not in event:
+                progress.console.print(describe(event), markup=False, highlight=False)
+                return
             known = {key: event[key] for key in ("total",) if event.get(key)}
-            progress.update(task, completed=event.get("done", 0), text=describe(event), **known)
+            progress.update(task, completed=event["done"], text=describe(event), **known)
 
         yield listen
 
@@ -72,7 +75,9 @@ def _lines(title: str) -> Listener:
     def listen(event: Event) -> None:
         nonlocal last
         finished = bool(event.get("total")) and event.get("done") == event.get("total")
-        if finished or time.monotonic() - last >= LINE_EVERY:
+        if "done" not in event:  # said once, such as an address
+            print(f"{title}: {describe(event)}", file=sys.stderr, flush=True)
+        elif finished or time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
             print(f"{title}: {describe(event)}", file=sys.stderr, flush=True)
 

@@ -15,7 +15,7 @@ from precap.store.ledger import Ledger
 ROOT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-m", "precap.cli")
 #: Generous: the machine may be busy with anything else.
-PATIENCE = 240.0
+PATIENCE = 500.0
 
 
 def environment(**more: str | Path) -> dict[str, str]:
