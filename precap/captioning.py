@@ -9,6 +9,8 @@ from precap.errors import ConfigError, DataError, ImageError
 from precap.scoring import looks, remembered
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from precap.extract.contract import Extractor
     from precap.train.run import Run
     from precap.types import Features, FeatureSpec
@@ -85,13 +87,27 @@ def _pictures(given: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _extractors(runs: "Sequence[Run]", device: str) -> "dict[str, Extractor]":
-    """Store name -> the extractor that made it, checked by fingerprint."""
-    makers: dict[str, Extractor] = {}
+@dataclass(frozen=True)
+class Maker:
+    """What makes a store's row for a new picture. ``parent``: it reads that one's row instead."""
+
+    extractor: "Extractor"
+    parent: "Maker | None" = None
+
+    def row(self, picture: "Image") -> "Features":
+        """Exactly what the store would give for this picture."""
+        item = picture if self.parent is None else self.parent.row(picture)
+        prepared = self.extractor.prepare(item)
+        return _as_stored(self.extractor.extract([prepared])[0], self.extractor.spec)
+
+
+def _extractors(runs: "Sequence[Run]", device: str) -> dict[str, Maker]:
+    """Store name -> what makes its rows, checked by fingerprint."""
+    makers: dict[str, Maker] = {}
     for run in runs:
         for source in run.sources.values():
             if source.store not in makers:
-                makers[source.store] = _extractor(source.spec, _made_by(source.spec, run), device)
+                makers[source.store] = _maker(source.spec, _made_by(source.spec, run), device)
     return makers
 
 
@@ -109,7 +125,7 @@ def _made_by(spec: "FeatureSpec", run: "Run") -> Path:
     )
 
 
-def _extractor(spec: "FeatureSpec", store: Path, device: str) -> "Extractor":
+def _maker(spec: "FeatureSpec", store: Path, device: str) -> Maker:
     from precap.extract.recipe import Recipe
     from precap.store import identity, schema
 
@@ -129,11 +145,14 @@ def _extractor(spec: "FeatureSpec", store: Path, device: str) -> "Extractor":
             f"The extractor {recipe.extractor} here differs from the one that made {store}: "
             f"{schema.difference(extractor.spec, spec)}. Use the weights and options of then."
         )
-    return extractor
+    parent = recipe.setting.parent
+    if extractor.reads == "image" or parent is None:
+        return Maker(extractor)
+    return Maker(extractor, _maker(identity.load(parent).spec, parent, device))
 
 
 def _features(
-    paths: Sequence[Path], makers: "Mapping[str, Extractor]"
+    paths: Sequence[Path], makers: Mapping[str, Maker]
 ) -> "tuple[dict[str, dict[str, Features]], dict[str, str]]":
     """Picture -> store name -> features, and picture -> why there are none."""
     from precap.extract import images
@@ -143,10 +162,8 @@ def _features(
     for path in paths:
         try:
             picture = images.read(path).image
-            rows[str(path)] = {
-                name: _as_stored(maker.extract([maker.prepare(picture)])[0], maker.spec)
-                for name, maker in makers.items()
-            }
+            picture.info["path"] = str(path)  # extractors of given boxes look themselves up by it
+            rows[str(path)] = {name: maker.row(picture) for name, maker in makers.items()}
         except ImageError as error:
             failed[str(path)] = str(error)
     return rows, failed
