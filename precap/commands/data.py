@@ -23,7 +23,9 @@ def prepare(
     out: Annotated[Path, typer.Option(help="where the normal form goes")] = Path("data"),
     format: Annotated[
         str,
-        typer.Option(help="karpathy, coco, flickr, nocaps, clipcap, opg, image_info, list, folder"),
+        typer.Option(
+            help="karpathy, coco, flickr, nocaps, clipcap, opg, image_info, list, table, folder"
+        ),
     ] = "auto",
     splits: Annotated[
         Path | None,
