@@ -49,6 +49,8 @@ def resolve(
         home = found.get(BELONGS.get(role, ""))
         if home is not None and len(offers) > 1:
             offers = [offer for offer in offers if offer.store == home.store]
+        if role == "size" and "boxes" in found:  # the size is the unit of these boxes, no others
+            offers = [offer for offer in offers if offer.store == found["boxes"].store]
         if len(offers) > 1 and not several:
             raise ConfigError(_ambiguous(role, offers))
         for number, offer in enumerate(offers, start=1):

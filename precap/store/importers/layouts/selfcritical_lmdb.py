@@ -45,7 +45,7 @@ class SelfCriticalLmdb:
 class _Database:
     def __init__(self, path: Path) -> None:
         try:
-            import lmdb  # type: ignore[import-untyped, unused-ignore]
+            import lmdb
         except ImportError as error:
             raise ConfigError(
                 f"{path} is an LMDB database, and the package that reads it is not installed. "
