@@ -150,7 +150,8 @@ def test_the_last_checkpoint_survives_a_loss_that_is_no_number(tmp_path: Path) -
 
 
 def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy.fit(tmp_path / "run", {"scst.epochs": 0})
+    with pytest.raises(KeyboardInterrupt):
+        toy.fit(tmp_path / "run", on_event=toy.Stop(2))
     before = (tmp_path / "run" / "last.safetensors").read_bytes()
 
     def full(*_: Any, **__: Any) -> None:
@@ -158,7 +159,7 @@ def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(ResourceError, match="disk is full"):
-        toy.fit(tmp_path / "run", {"xe.epochs": 3, "scst.epochs": 0})
+        toy.fit(tmp_path / "run")
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
     assert not list((tmp_path / "run").glob(".*partial"))
 
@@ -167,7 +168,7 @@ def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("changes", "what"),
     [
         ({"head.dim": 32}, "another head options"),
-        ({"text.threshold": 30}, "another vocabulary"),
+        ({"text.threshold": 60}, "another vocabulary"),
         ({"features": {"grid": "toy:cells"}, "head": "bad"}, "no head 'bad'"),
     ],
 )
