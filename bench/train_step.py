@@ -204,7 +204,7 @@ def main() -> None:
         __doc__,
         runs={"type": int, "default": 5},
         heads={"default": "transformer,hin"},
-        threads={"type": int, "default": 2},
+        threads={"type": int, "default": 1},
     )
     report.pin_threads(options.threads)
     import torch
