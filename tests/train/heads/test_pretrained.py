@@ -11,21 +11,23 @@ from safetensors.torch import save_file
 from precap import hub, plugins
 from precap.config import build
 from precap.errors import ConfigError, DataError
-from precap.train import heads
+from precap.train import heads, settings, vocab
+from precap.train import run as runs
 from precap.train.contract import Words
 from precap.train.heads import _pretrained
+from tests.train import toy
 
 DIM, LAYERS, WORDS, PLACES = 16, 2, 41, 32
 
 
-def hugging_face(seed: int = 0) -> dict[str, torch.Tensor]:
+def hugging_face(seed: int = 0, words: int = WORDS) -> dict[str, torch.Tensor]:
     """A tiny GPT-2 as transformers names it, its buffers and tied output included."""
     rng = np.random.default_rng(seed)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
 
-    found = {"wte.weight": random(WORDS, DIM), "wpe.weight": random(PLACES, DIM)}
+    found = {"wte.weight": random(words, DIM), "wpe.weight": random(PLACES, DIM)}
     for i in range(LAYERS):
         at = f"h.{i}"
         for name in ("ln_1", "ln_2"):
@@ -151,3 +153,30 @@ def test_the_cache_of_the_hub_is_looked_at_first(
     monkeypatch.setattr(hub, "fetch", fetch)
     assert _pretrained.find("distilgpt2") == folder / "model.safetensors"
     assert asked == [("distilbert/distilgpt2", True), ("distilgpt2", True)]
+
+
+def test_the_file_is_read_for_a_fresh_beginning_and_never_again(tmp_path: Path) -> None:
+    _, captions = toy.data()
+    flat = {split: [c for cs in images.values() for c in cs] for split, images in captions.items()}
+    size = vocab.make(settings.resolve(toy.SMALL).text, flat).words.size
+    file, out = tmp_path / "model.safetensors", tmp_path / "run"
+    save_file(hugging_face(words=size), file)
+    options = {"dim": DIM, "heads": 4, "layers": LAYERS, "positions": PLACES, "hidden": 24}
+    changes = {
+        "head": "prefix", "head_config": {**options, "tune": False, "language_model": str(file)},
+        "xe.epochs": 1, "scst.epochs": 0, "average": 0.0,
+    }  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        toy.fit(out, changes, on_event=toy.Stop(2))
+    file.unlink()
+    assert toy.fit(out, changes).steps == 4
+    kept = runs.load(out, "best", "cpu").head.gpt.word.weight
+    assert torch.equal(kept, hugging_face(words=size)["wte.weight"])
+    with pytest.raises(ConfigError, match="language_model"):
+        toy.fit(tmp_path / "other", changes)
+
+
+def test_a_prefix_as_long_as_the_language_model_is_refused() -> None:
+    made = head("", positions=3)
+    with pytest.raises(ConfigError, match=r"head\.positions"):
+        made.encode({"global": torch.ones(1, 6)}, {})
