@@ -17,7 +17,7 @@ import numpy as np  # noqa: E402
 import tensorstore  # noqa: E402
 import zarr  # noqa: E402
 
-from precap.store import plan, reader, writer  # noqa: E402
+from precap.store import copying, plan, reader, writer  # noqa: E402
 from precap.types import FeatureSpec, Field, Outcome  # noqa: E402
 
 BATCH = 64
@@ -38,7 +38,8 @@ class Data:
     def __post_init__(self) -> None:
         self.ids = [f"COCO_train2014_{number:012d}" for number in range(len(self.offsets) - 1)]
         longest = int(np.diff(self.offsets).max())
-        self.out = np.empty((BATCH, longest, self.rows.shape[1]), np.float16)  # the caller's buffer
+        # The caller's buffer begins at a cache line, as a tensor's does: see precap.store.copying.
+        self.out = copying.buffer((BATCH, longest, self.rows.shape[1]), np.dtype(np.float16))
 
     def one(self, number: int) -> np.ndarray:
         return self.rows[self.offsets[number] : self.offsets[number + 1]]

@@ -17,6 +17,7 @@ from precap.store.plan import Plan
 
 _HEADER = 4096
 _BATCH = 65536
+_REMEMBERED = 1 << 18  # ids whose position is kept at hand: about 30 MB
 
 
 class Table:
@@ -32,6 +33,7 @@ class Table:
     ) -> None:
         self._plan, self.hashes, self.order, self.starts = plan, hashes, order, starts
         self._bases = _bases(plan)
+        self._known: dict[str, int] = {}  # training asks for the same ids in every epoch
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -52,6 +54,17 @@ class Table:
 
     def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The position of each id, (n,); -1 for an id that is not there."""
+        kept = self._known
+        answers = list(map(kept.get, ids))
+        if None in answers:
+            new = [image for image, answer in zip(ids, answers, strict=True) if answer is None]
+            fresh = dict(zip(new, self._look_up(new).tolist(), strict=True))
+            if len(kept) < _REMEMBERED:
+                kept.update(fresh)
+            answers = [fresh[i] if a is None else a for i, a in zip(ids, answers, strict=True)]
+        return np.array(answers, np.int64)
+
+    def _look_up(self, ids: Sequence[str]) -> NDArray[np.int64]:
         keys = [image.encode("utf-8", "surrogatepass") for image in ids]
         found = np.full(len(keys), -1, np.int64)
         wanted = np.fromiter(map(crc32, keys), np.uint32, len(keys))
@@ -60,10 +73,9 @@ class Table:
         first = np.searchsorted(self.hashes, wanted)
         hits = np.flatnonzero(self.hashes[np.minimum(first, len(self) - 1)] == wanted)
         positions = self.order[first[hits]]
-        places = zip(
-            hits.tolist(), positions.tolist(), self.starts[positions].tolist(), strict=True
-        )
-        for at, position, start in places:  # nearly always the first of equal hashes is the one
+        starts = self.starts[positions].tolist()
+        for at, position, start in zip(hits.tolist(), positions.tolist(), starts, strict=True):
+            # Nearly always the first of equal hashes is the one.
             same = self._stands(keys[at], start)
             found[at] = position if same else self._search(keys[at], int(first[at]) + 1)
         return found
@@ -90,9 +102,10 @@ class Table:
         return bytes(text[start : text.find(b"\n", start)]).decode()
 
     def _stands(self, key: bytes, start: int) -> bool:
-        number = bisect_right(self._bases, start) - 1
+        number = bisect_right(self._bases, start) - 1 if len(self._bases) > 1 else 0
         start -= self._bases[number]
-        line: bytes = self._plan.generations[number].text[start : start + len(key) + 1]
+        text = self._plan.generations[number].text
+        line: bytes = text[start : start + len(key) + 1]
         return line == key + b"\n"
 
     def _search(self, key: bytes, slot: int) -> int:

@@ -1,6 +1,6 @@
 """Reading a store at memory speed: ids to rows, one copy from the memory map into the batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from precap.atomic import explained
 from precap.errors import ConfigError, StoreError
-from precap.store import identity, index, schema
+from precap.store import copying, identity, index, schema
 from precap.store.ledger import Ledger
 from precap.store.plan import Plan
-from precap.store.sources import Sources
+from precap.store.sources import Column, Sources
 from precap.types import FeatureSpec, Field, Outcome
 
 
@@ -139,8 +139,8 @@ class Store:
         buffers = out or {}
         return {f.name: self._gather(f, cells, buffers.get(f.name)) for f in chosen}
 
-    def _cells(self, ids: Sequence[str], view: int | Sequence[int]) -> list[tuple[int, int]]:
-        """(record number, row * views + view) of each id."""
+    def _cells(self, ids: Sequence[str], view: int | Sequence[int]) -> tuple[list[int], list[int]]:
+        """The record number, and row * views + view, of each id."""
         positions = self._table.find(ids)
         if len(positions) and positions.min() < 0:
             raise self._missing(ids, positions)
@@ -149,7 +149,7 @@ class Store:
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < self.spec.views):
             raise ConfigError(f"view must be from 0 to {self.spec.views - 1}, not {view}.")
         rows = (positions - self._firsts[numbers]) * self.spec.views + chosen
-        return list(zip(numbers.tolist(), rows.tolist(), strict=True))
+        return numbers.tolist(), rows.tolist()
 
     def _missing(self, ids: Sequence[str], positions: NDArray[np.int64]) -> StoreError:
         missing = [image for image, at in zip(ids, positions.tolist(), strict=True) if at < 0]
@@ -168,27 +168,56 @@ class Store:
         raise ConfigError(f"{self.path} has no field {name!r}. It has: {known}.")
 
     def _gather(
-        self, field: Field, cells: list[tuple[int, int]], buffer: NDArray[Any] | None
+        self, field: Field, cells: tuple[list[int], list[int]], buffer: NDArray[Any] | None
     ) -> Rows:
-        columns = [self._sources.column(self._records[number], field.name) for number, _ in cells]
-        where: list[Any] = [cell for _, cell in cells]
+        numbers, keys = cells
+        opened = {n: self._sources.column(self._records[n], field.name) for n in set(numbers)}
+        columns = [opened[number] for number in numbers]
+        lengths = None
+        spans: list[Any] = list(keys)
         if field.ragged:
-            spans = [c.offsets[k : k + 2].tolist() for c, k in zip(columns, where, strict=True)]
-            where = [slice(start, stop) for start, stop in spans]
-        lengths = np.array([s.stop - s.start for s in where], np.int64) if field.ragged else None
-        target = _target(field, len(cells), lengths, buffer)
-        for number, (column, key) in enumerate(zip(columns, where, strict=True)):
-            place = target[number, ...]  # a view even where one image is one number
-            if lengths is not None:
-                length = key.stop - key.start
-                place[length:] = 0
-                place = place[:length]
-            if column.scales is None:
-                place[...] = column.rows[key]
-            else:
-                scales = np.asarray(column.scales[key])[..., None]
-                np.multiply(column.rows[key], scales, out=place, dtype=np.float32)
+            pairs = [c.offsets[k : k + 2].tolist() for c, k in zip(columns, keys, strict=True)]
+            spans = [slice(start, stop) for start, stop in pairs]
+            lengths = np.array([stop - start for start, stop in pairs], np.int64)
+        target = _target(field, len(keys), lengths, buffer)
+        fill = _exactly if lengths is None and field.dtype != "int8" else _padded
+        mapped = all(isinstance(column.rows, np.ndarray) for column in opened.values())
+        copying.spread(fill(target, columns, spans), len(keys), target.nbytes if mapped else 0)
         return Rows(target, lengths)
+
+
+def _exactly(
+    target: NDArray[Any], columns: Sequence[Column], keys: Sequence[Any]
+) -> Callable[[range], None]:
+    """Rows of one shape that are stored as they are read."""
+    put = copying.setter(target)
+
+    def fill(part: range) -> None:
+        for k in part:
+            put(target, k, columns[k].rows[keys[k]])
+
+    return fill
+
+
+def _padded(
+    target: NDArray[Any], columns: Sequence[Column], keys: Sequence[Any]
+) -> Callable[[range], None]:
+    """Ragged rows (keys are slices), zeros after them, and int8 rows of either kind, scaled."""
+    put = copying.setter(target)
+
+    def fill(part: range) -> None:
+        for k in part:
+            place, key, (rows, scales, _) = target[k, ...], keys[k], columns[k]
+            if isinstance(key, slice):
+                place[key.stop - key.start :] = 0
+                place = place[: key.stop - key.start]
+            if scales is None:
+                put(place, ..., rows[key])
+            else:
+                scale = np.asarray(scales[key])[..., None]
+                np.multiply(rows[key], scale, out=place, dtype=np.float32)
+
+    return fill
 
 
 def _target(
@@ -199,7 +228,7 @@ def _target(
     longest = () if lengths is None else (int(lengths.max(initial=0)),)
     shape = (count, *longest, *tail)
     dtype = np.dtype("float32" if field.dtype == "int8" else field.dtype)
-    return np.empty(shape, dtype) if buffer is None else _window(field, buffer, shape, dtype)
+    return copying.buffer(shape, dtype) if buffer is None else _window(field, buffer, shape, dtype)
 
 
 def _window(

@@ -106,12 +106,16 @@ class Region:
         return found | (self.given.of(item) if self.given else {})
 
     def extract(self, batch: Sequence[Prepared]) -> list[Features]:
-        """Features of every image, one forward each: sizes differ, and 300 boxes fill a device."""
+        """Features of every picture. Detectors run one forward each: 300 boxes fill a device."""
         with _compute.forwarding(self.setting, self.device):
-            return [self._one(item) for item in batch]
+            pixels = [item["pixels"] for item in batch]
+            if isinstance(self.backend, _Map):
+                seen = self.backend.maps(pixels)
+            else:
+                seen = [torch.tensor(one, device=self.device) for one in pixels]
+            return [self._one(item, one) for item, one in zip(batch, seen, strict=True)]
 
-    def _one(self, item: Prepared) -> Features:
-        pixels = torch.tensor(item["pixels"], device=self.device)
+    def _one(self, item: Prepared, pixels: Tensor) -> Features:
         height, width = (int(side) for side in item["size"])
         if "boxes" in item:
             given = torch.from_numpy(item["boxes"]).to(self.device)
@@ -159,15 +163,19 @@ class _Map:
         """(h, w, 3) uint8 at the backbone's size."""
         return np.asarray(self.grid.prepare(image)["pixels"])
 
-    def see(self, pixels: Tensor, height: int, width: int, given: Tensor | None) -> Seen:
+    def maps(self, pixels: Sequence[NDArray[Any]]) -> list[Tensor]:
+        """The map (C, side, side) of every picture, in one forward."""
+        found = self.grid.extract([{"pixels": one} for one in pixels])
+        side = round(len(found[0]["tokens"]) ** 0.5)
+        tokens = torch.from_numpy(np.stack([one["tokens"] for one in found])).to(self.grid.device)
+        return list(tokens.transpose(1, 2).reshape(len(found), -1, side, side))
+
+    def see(self, cells: Tensor, height: int, width: int, given: Tensor | None) -> Seen:
         """Each of the boxes ``given`` (R, 4): 7 x 7 bilinear samples of the map, averaged."""
         assert given is not None
-        found = self.grid.extract([{"pixels": pixels.cpu().numpy()}])[0]["tokens"]  # (N, C)
-        tokens = torch.tensor(found, device=pixels.device)
-        side = round(len(tokens) ** 0.5)
-        cells = tokens.T.reshape(1, -1, side, side)  # (1, C, side, side)
-        scale = torch.tensor([side / width, side / height] * 2, device=pixels.device)
-        pooled = roi_align(cells, [given * scale], 7, aligned=True)  # (R, C, 7, 7)
+        side = cells.shape[-1]
+        scale = torch.tensor([side / width, side / height] * 2, device=cells.device)
+        pooled = roi_align(cells[None], [given * scale], 7, aligned=True)  # (R, C, 7, 7)
         return Seen(pooled.mean((2, 3)), given)
 
 
