@@ -1,10 +1,7 @@
 """Rows from memory maps to their places in a batch: copied once each, at the speed of memory."""
 
-import functools
 import operator
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -13,8 +10,6 @@ from numpy.typing import NDArray
 Setter = Callable[[NDArray[Any], Any, Any], None]
 
 _LINE = 64  # bytes of a cache line
-_WORTH = 1 << 21  # bytes from which handing a part of the work to another thread pays
-_MOST = 4  # threads: two or three saturate the memory of most machines
 
 
 def buffer(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -23,23 +18,6 @@ def buffer(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     raw = np.empty(size + _LINE, np.uint8)
     start = -raw.ctypes.data % _LINE
     return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def spread(work: Callable[[range], None], count: int, nbytes: int) -> None:
-    """``work`` on all of range(count), in several threads when ``nbytes`` make that worth it."""
-    workers = min(_MOST, _cores(), count)
-    if workers < 2 or nbytes < _WORTH:
-        work(range(count))
-        return
-    share = -(-count // workers)
-    pool = _pool(os.getpid())
-    others = [
-        pool.submit(work, range(start, min(start + share, count)))
-        for start in range(share, count, share)
-    ]
-    work(range(share))
-    for other in others:
-        other.result()
 
 
 def setter(target: NDArray[Any]) -> Setter:
@@ -61,14 +39,3 @@ def _set_apart(array: NDArray[Any], key: Any, row: Any) -> None:
         np.bitwise_or(row.view(words), 0, out=place.view(words))  # a loop of its own, no memcpy
     else:
         array[key] = row
-
-
-@functools.cache
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(pid: int) -> ThreadPoolExecutor:
-    """The threads of this process: those of a parent do not survive a fork."""
-    return ThreadPoolExecutor(_MOST - 1, thread_name_prefix="precap-read")

@@ -7,20 +7,39 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from precap.store import schema
+from precap.store import schema, threads
 from precap.store.backends.contract import Array, Stack
 from precap.types import Features, FeatureSpec, Field, Outcome
 
 
 class Packer:
-    """Collects the rows of one shard, image by image."""
+    """Collects the rows of one shard, in the order of its outcomes."""
 
     def __init__(self, spec: FeatureSpec) -> None:
+        self._spec = spec
         self._columns = [_Column(field, spec.views) for field in spec.fields]
         self._digests: list[int] = []
 
-    def add(self, image: str, row: Features) -> Outcome:
-        """Take one row: ok, or failed with a reason when a value cannot be stored."""
+    def add(self, outcomes: Sequence[Outcome], rows: Mapping[str, Features]) -> list[Outcome]:
+        """Take the row of every ok image; failed, with a reason, where a value cannot be stored."""
+        ids = [outcome.id for outcome in outcomes if outcome.status == "ok"]
+        packed: dict[str, _Packed | Outcome] = {}
+
+        def pack(part: range) -> None:
+            for k in part:
+                packed[ids[k]] = self._pack(ids[k], rows[ids[k]])
+
+        threads.spread(
+            pack, len(ids), sum(self._bytes(rows[image]) for image in ids[:1]) * len(ids)
+        )
+        return [self._take(o, packed[o.id]) if o.status == "ok" else o for o in outcomes]
+
+    def _bytes(self, row: Features) -> int:
+        views = self._spec.views
+        cells = (schema.parts(row[field.name], field, views) for field in self._spec.fields)
+        return sum(part.nbytes for cell in cells for part in cell)
+
+    def _pack(self, image: str, row: Features) -> "_Packed | Outcome":
         cells: list[_Cell] = []
         for column in self._columns:
             try:
@@ -28,11 +47,17 @@ class Packer:
             except schema.BadValue as bad:
                 detail = f"{column.field.name}: {bad.detail}"
                 return Outcome(image, "failed", bad.reason, detail)
+        every = (array for cell in cells for part in cell for array in part if array is not None)
+        return cells, row_digest(image, every)
+
+    def _take(self, outcome: Outcome, packed: "_Packed | Outcome") -> Outcome:
+        if isinstance(packed, Outcome):
+            return packed
+        cells, digest = packed
         for column, cell in zip(self._columns, cells, strict=True):
             column.cells += cell
-        every = (array for cell in cells for part in cell for array in part if array is not None)
-        self._digests.append(row_digest(image, every))
-        return Outcome(image, "ok")
+        self._digests.append(digest)
+        return outcome
 
     def arrays(self) -> dict[str, Array]:
         """The arrays of all images that were ok, named as in ``Content.arrays``.
@@ -75,6 +100,8 @@ def rows_of(
 
 #: What one field stores of one image: (array, scales or None) once, or per view if it is ragged.
 _Cell = list[tuple[NDArray[Any], NDArray[Any] | None]]
+#: What all fields store of one image, and its digest.
+_Packed = tuple[list[_Cell], int]
 
 
 class _Column:

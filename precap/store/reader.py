@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from precap.atomic import explained
 from precap.errors import ConfigError, StoreError
-from precap.store import copying, identity, index, schema
+from precap.store import copying, identity, index, schema, threads
 from precap.store.ledger import Ledger
 from precap.store.plan import Plan
 from precap.store.sources import Column, Sources
@@ -182,7 +182,7 @@ class Store:
         target = _target(field, len(keys), lengths, buffer)
         fill = _exactly if lengths is None and field.dtype != "int8" else _padded
         mapped = all(isinstance(column.rows, np.ndarray) for column in opened.values())
-        copying.spread(fill(target, columns, spans), len(keys), target.nbytes if mapped else 0)
+        threads.spread(fill(target, columns, spans), len(keys), target.nbytes if mapped else 0)
         return Rows(target, lengths)
 
 

@@ -147,7 +147,7 @@ class Writer:
         self, shard: int, outcomes: Sequence[Outcome], rows: Mapping[str, Features]
     ) -> tuple[list[Outcome], Content]:
         packer = Packer(self.spec)
-        final = [packer.add(o.id, rows[o.id]) if o.status == "ok" else o for o in outcomes]
+        final = packer.add(outcomes, rows)
         absent = [[o.id, o.status, o.reason, o.detail] for o in final if o.status != "ok"]
         texts = {
             "ids": [o.id for o in final if o.status == "ok"],

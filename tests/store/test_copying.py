@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from precap.store import copying
+from precap.store import copying, threads
 from precap.store.reader import open_store
 from tests.store import toy
 
@@ -40,33 +40,33 @@ def test_special_numbers_keep_their_bits_where_memcpy_is_avoided() -> None:
 @pytest.mark.parametrize("cores", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 64])
 def test_every_row_is_done_once(cores: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "_cores", lambda: cores)
+    monkeypatch.setattr(threads, "_cores", lambda: cores)
     done = np.zeros(count, np.int64)
 
     def work(part: range) -> None:
         for k in part:
             done[k] += 1
 
-    copying.spread(work, count, 1 << 30)
+    threads.spread(work, count, 1 << 30)
     assert (done == 1).all()
 
 
 def test_an_error_in_another_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "_cores", lambda: 2)
+    monkeypatch.setattr(threads, "_cores", lambda: 2)
 
     def work(part: range) -> None:
         if 9 in part:
             raise ValueError("row 9")
 
     with pytest.raises(ValueError, match="row 9"):
-        copying.spread(work, 10, 1 << 30)
+        threads.spread(work, 10, 1 << 30)
 
 
 def test_a_forked_child_copies_with_threads_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying, "_cores", lambda: 2)
-    monkeypatch.setattr(copying, "_WORTH", 1)
+    monkeypatch.setattr(threads, "_cores", lambda: 2)
+    monkeypatch.setattr(threads, "_WORTH", 1)
     store = open_store(toy.build(tmp_path / "s", 40))
     ids = list(store.ids)
     expected = store.read_many(ids)["grid"].array
