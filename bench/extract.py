@@ -7,7 +7,6 @@ the same run, and its peak memory may not depend on the number of images.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -193,6 +192,7 @@ def _child(job: dict[str, Any], folder: Path) -> float:
 
 
 def _extract_and_print_peak(child: dict[str, Any]) -> None:
+    from precap import allocator
     from precap.extract import runner
     from precap.types import ImageRef
 
@@ -202,7 +202,7 @@ def _extract_and_print_peak(child: dict[str, Any]) -> None:
         refs, Path(job["out"]), LIGHT, weights="random:0", device="cpu", batch_size=BATCH,
         workers=WORKERS,
     )  # fmt: skip
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(allocator.peak())
 
 
 if __name__ == "__main__":

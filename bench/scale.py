@@ -6,7 +6,6 @@ ledger, each made durable as in a real run. Every size runs in a process of its 
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -75,6 +74,7 @@ def in_a_process(size: int, folder: str) -> dict[str, float]:
 
 def measure(size: int, folder: Path) -> dict[str, float]:
     """Seconds of each step and of all, bytes of memory above the ids' own, bytes on disk."""
+    from precap import allocator
     from precap.store import plan, writer
     from precap.types import FeatureSpec, Field
 
@@ -83,7 +83,7 @@ def measure(size: int, folder: Path) -> dict[str, float]:
         path = Path(name) / "store"
         spec = FeatureSpec("noop", 1, "none", (Field("x", "global", (1,), "float16"),))
         writer.create(path, spec)
-        before, cpu = peak(), time.process_time()
+        before, cpu = allocator.peak(), time.process_time()
         planned = report.seconds(lambda: plan.extend(path, ids, shard_size=SHARD))
         begun = time.perf_counter()
         with writer.Writer(path) as out:
@@ -100,7 +100,7 @@ def measure(size: int, folder: Path) -> dict[str, float]:
             "remaining": found,
             "commit": committed,
             "all": planned + found + committed,
-            "memory": float(peak() - before),
+            "memory": float(allocator.peak() - before),
             "disk": float(sum(f.stat().st_size for f in path.rglob("*") if f.is_file())),
         }
 
@@ -149,12 +149,6 @@ def nothing(shard: int) -> None:
 
 def leave() -> None:
     """Nothing to give back."""
-
-
-def peak() -> int:
-    """The most memory this process has held, in bytes."""
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held if sys.platform == "darwin" else held * 1024
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ CASES = {123_287: (0.3, 1e9), 10_000_000: (2.0, 1e9)}
 
 #: What is timed, in a fresh process: imports are done before, the page cache is warm.
 CHILD = """
-import json, random, resource, sys, time
+import json, random, sys, time
 import numpy
 from pathlib import Path
+from precap import allocator
 from precap.store import reader
 path, count = Path(sys.argv[1]), int(sys.argv[2])
 ids = [f"COCO_{number:012d}" for number in random.Random(int(sys.argv[3])).sample(range(count), 64)]
@@ -31,8 +32,7 @@ store = reader.open_store(path)
 batch = store.read_many(ids)
 spent = time.perf_counter() - begun
 assert len(store) == count and batch["x"].array.shape == (64, 64)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps([spent, peak]))
+print(json.dumps([spent, allocator.peak()]))
 """
 
 

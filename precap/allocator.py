@@ -7,8 +7,10 @@ shows both figures.
 """
 
 import ctypes
+import resource
 import sys
 from functools import cache
+from pathlib import Path
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # malloc.h
 _FOREVER = 2**31 - 1
@@ -29,3 +31,19 @@ def retain() -> bool:
         return False
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _FOREVER), (_TOP_PAD, _GROW_BY), (_ARENA_MAX, 1))
     return all(mallopt(option, value) for option, value in settings)
+
+
+def peak() -> int:
+    """The most memory this program has held at a time, in bytes.
+
+    Not getrusage's figure where there is another: that one keeps, across exec, what the process
+    which started the program held.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else held * 1024

@@ -1,7 +1,6 @@
 """Training in one visible loop: phases, updates, validation, checkpoints, resume."""
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -359,7 +358,7 @@ class Trainer:
     def result(self) -> RunResult:
         """What the run came to."""
         at, minutes = self.at, (time.perf_counter() - self.started) / 60
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = allocator.peak()
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         numbers = self.parameters()
