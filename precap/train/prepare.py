@@ -71,6 +71,15 @@ def first_weights(head: Any, config: TrainConfig) -> None:
         head.pretrained()
 
 
+def compiled(head: Any) -> None:
+    """Compile what a training step runs; decoding and the state dict stay as they are.
+
+    Shapes are dynamic: batches differ in their number of tokens.
+    """
+    for name in ("encode", "hidden" if hasattr(head, "hidden") else "forward"):
+        setattr(head, name, torch.compile(getattr(head, name), dynamic=True))
+
+
 def make_job(
     recipe: Recipe,
     captions: Captions,
