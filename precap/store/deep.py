@@ -1,5 +1,6 @@
 """A look inside a shard with the format's own library: do ids, rows and offsets agree?"""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,19 @@ import numpy as np
 from precap import plugins
 from precap.store import backends, files
 from precap.store.identity import Identity
-from precap.store.ledger import ShardRecord
+from precap.store.ledger import ShardRecord, stamp
 from precap.store.pack import row_digest, rows_of
 from precap.store.plan import Plan
 
 
-def changed_images(file: Path, record: ShardRecord, plan: Plan, mine: Identity) -> tuple[str, ...]:
-    """Ids whose rows no longer match their digests; empty when the file cannot be opened."""
+def changed_images(
+    file: Path,
+    record: ShardRecord,
+    plan: Plan,
+    mine: Identity,
+    unreadable: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """Ids whose rows no longer match their digests; ``unreadable`` when the file is."""
     try:
         opened = plugins.load(backends, mine.format)().open(file)
         arrays = {name: np.asarray(opened.array(name)[...]) for name in record.layout}
@@ -26,14 +33,13 @@ def changed_images(file: Path, record: ShardRecord, plan: Plan, mine: Identity) 
             if row_digest(image, rows_of(arrays, mine.spec, row)) != int(arrays["digests"][row])
         )
     except Exception:
-        return ()  # damaged enough that the library gives up, in whatever way: all is suspect
+        return (
+            unreadable  # damaged enough that the library gives up, in whatever way: all is suspect
+        )
 
 
 def disagreements(file: Path, record: ShardRecord, plan: Plan, mine: Identity) -> Iterator[str]:
     """What a shard whose bytes are as committed nevertheless says otherwise than the ledger."""
-    if files.digest("\n".join(plan.ids(record.shard)).encode()) != record.ids:
-        yield "the plan now holds other ids for this shard"
-        return
     opened = plugins.load(backends, mine.format)().open(file)
     try:
         yield from _compare(opened, record, plan, mine)
@@ -56,6 +62,49 @@ def _compare(opened: Any, record: ShardRecord, plan: Plan, mine: Identity) -> It
         found = extents.get(name)
         if offset is not None and (found is None or (found.file, found.offset) != (inner, offset)):
             yield f"{name} lies elsewhere than the ledger says"
+
+
+def adopted(file: Path, name: str, plan: Plan, mine: Identity) -> ShardRecord | None:
+    """The ledger line of a whole shard that has none, written anew; None when it is not whole.
+
+    Whole: of this configuration and shard number, with the planned ids, every row as its digest
+    says. Such shards are left by a crash before the ledger line, or by a lost ledger file.
+    """
+    try:
+        shard = int(file.stem)
+        opened = plugins.load(backends, mine.format)().open(file)
+        try:
+            record = _record(opened, file, name, shard, plan)
+            if any(_compare(opened, record, plan, mine)):
+                return None
+        finally:
+            opened.close()
+        return None if changed_images(file, record, plan, mine, unreadable=("all",)) else record
+    except Exception:
+        return None  # whatever the library says of what is no shard of ours
+
+
+def _record(opened: Any, file: Path, name: str, shard: int, plan: Plan) -> ShardRecord:
+    extents = opened.extents()
+    layout: dict[str, Any] = {}
+    for array in opened.names():
+        found, values = extents.get(array), opened.array(array)
+        place = [found.file, found.offset] if found else ["", None]
+        layout[array] = [*place, list(values.shape), np.dtype(values.dtype).str]
+    members = {image: number for number, image in enumerate(plan.ids(shard))}
+    lost = [json.loads(line) for line in opened.texts("absent")]
+    digest, size = files.digest_of(file)
+    return ShardRecord(
+        shard=shard,
+        file=name,
+        bytes=size,
+        digest=digest,
+        ids=plan.digest(shard),
+        ok=len(members) - len(lost),
+        absent=tuple((members[image], *rest) for image, *rest in lost),
+        layout=layout,
+        **stamp(),
+    )
 
 
 def _ok_ids(record: ShardRecord, plan: Plan) -> list[str]:

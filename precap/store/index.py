@@ -48,7 +48,8 @@ class Table:
 
     @staticmethod
     def of_ok(plan: Plan, ledger: Ledger) -> "Table":
-        """A table of all ids that have features, in order of shard and row."""
+        """A table of all ids that have features, in order of shard and row; see ``Plan.check``."""
+        plan.check(ledger.records)
         records = sorted(ledger.records.values(), key=lambda record: record.shard)
         return _build(plan, ((r.shard, [member for member, *_ in r.absent]) for r in records))
 

@@ -3,15 +3,18 @@
 import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precap.atomic import explained
 from precap.errors import DataError, StoreError
 from precap.store import files, sealed
+
+if TYPE_CHECKING:
+    from precap.store.ledger import ShardRecord
 
 SHARD_SIZE = 512
 
@@ -96,6 +99,29 @@ class Plan:
         generation, start, stop = self.span(shard)
         found: list[bytes] = generation.text[start : stop - 1].split(b"\n")
         return found
+
+    def digest(self, shard: int) -> str:
+        """The digest of a shard's ids, which its ledger line holds too."""
+        generation, start, stop = self.span(shard)
+        return files.digest(memoryview(generation.text)[start : stop - 1])
+
+    def check(self, records: Mapping[int, "ShardRecord"]) -> None:
+        """StoreError when shards are committed that this plan lacks, or has with other ids.
+
+        A plan file that was lost, and made anew in another order, would give every row to
+        another image.
+        """
+        for shard, record in records.items():
+            if shard >= self.shards:
+                why = f"shard {shard} is committed and not planned"
+            elif self.digest(shard) != record.ids:
+                why = f"shard {shard} was committed with other ids than are planned"
+            else:
+                continue
+            raise StoreError(
+                f"{self.path}: {why}: files of {self.path / 'plan'} were lost or replaced. Restore "
+                f"them from a copy; nothing can be read or written until then."
+            )
 
     def ids(self, shard: int) -> list[str]:
         """The ids of a shard, in order."""
@@ -190,8 +216,11 @@ def extend(
     With ``retry_failed``, ids whose latest outcome is failed are planned again, too. Several
     processes may call this at once: each generation is created by exactly one of them.
     """
+    from precap.store.ledger import Ledger
+
     files.make_folder(path / "plan")
     check_ids(ids)
+    Plan(path).check(Ledger(path).records)
     added = _freeze(path, shard_size, "new", lambda plan: _unplanned(plan, ids))
     if retry_failed:
         added += _freeze(path, shard_size, "retry", lambda plan: _failed(plan, path))

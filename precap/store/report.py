@@ -69,7 +69,8 @@ class Report:
 @dataclass
 class Repaired:
     """What ``repair`` did. requeued: shard numbers that the next extraction or import writes anew;
-    beyond: damage that only a copy can mend.
+    adopted: whole shards that had no ledger line and have one now; beyond: damage that only a copy
+    can mend.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class Repaired:
     images: int = 0
     mended: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    adopted: list[str] = field(default_factory=list)
     beyond: list[Finding] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -87,6 +89,7 @@ class Repaired:
         lines = [f"cannot be repaired: {f.path}: {f.detail}" for f in self.beyond]
         lines += [f"cut damaged lines from {name}" for name in self.mended]
         lines += [f"removed {name}" for name in self.removed]
+        lines += [f"adopted {name}" for name in self.adopted]
         numbers = ", ".join(map(str, self.requeued[:20])) + (" ..." if self.requeued[20:] else "")
         todo = f" ({numbers}): repeat the extraction or import" if self.requeued else ""
         shards = f"{len(self.requeued)} shards with {self.images} images"

@@ -36,15 +36,21 @@ def _check(path: Path, full: bool, report: Report) -> Iterator[Finding]:
     if damaged:
         return
     ledger = Ledger(path)
-    yield from _check_ledger(ledger)
+    yield from _check_ledger(path, ledger)
     report.remaining = len(set(range(plan.shards)) - ledger.records.keys())
+    agrees = True
     for record in ledger.records.values():
         report.shards += 1
         report.images += record.ok
         report.bytes += record.bytes
+        if record.shard >= plan.shards or plan.digest(record.shard) != record.ids:
+            agrees = False
+            why = "it is committed, and the plan lacks it or holds other ids for it"
+            yield Finding("damage", "plan", record.file, why, record.shard)
+            continue
         yield from _check_shard(path, record, plan, mine, full)
     yield from _check_strays(path, ledger)
-    if full:
+    if full and agrees:
         yield from _check_index(path, plan, ledger)
 
 
@@ -61,7 +67,9 @@ def _check_plan(path: Path, plan: Plan, full: bool) -> Iterator[Finding]:
             yield Finding("damage", "plan", f"plan/{generation.path.name}", str(error))
 
 
-def _check_ledger(ledger: Ledger) -> Iterator[Finding]:
+def _check_ledger(path: Path, ledger: Ledger) -> Iterator[Finding]:
+    if not ledger.path.is_dir():
+        yield Finding("damage", "ledger", "ledger", "the folder is gone")
     for bad in ledger.bad:
         severity: Severity = "residue" if bad.torn else "damage"
         kind = "torn" if bad.torn else "ledger"
@@ -75,9 +83,6 @@ def _check_shard(
         return Finding("damage", kind, record.file, detail, record.shard, images)
 
     file = path / record.file
-    if record.shard >= plan.shards:
-        yield damage("plan", f"shard {record.shard} is committed but not in the plan")
-        return
     if not file.exists():
         yield damage("missing", "the file is gone")
         return
@@ -93,11 +98,16 @@ def _check_shard(
 
 def _check_strays(path: Path, ledger: Ledger) -> Iterator[Finding]:
     committed = {path / record.file for record in ledger.records.values()}
-    for file in sorted((path / "shards").iterdir()):
+    folder = path / "shards"
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file not in committed:
             unfinished = file.name.endswith(".partial")
             kind = "partial" if unfinished else "uncommitted"
-            detail = "left by a crash" if unfinished else "a shard file without a ledger line"
+            detail = (
+                "left by a crash"
+                if unfinished
+                else "a shard file without a ledger line; repair adopts it if it is whole"
+            )
             yield Finding("residue", kind, f"shards/{file.name}", detail)
 
 
@@ -118,18 +128,42 @@ def repair(path: Path) -> Repaired:
         raise LockedError(f"{path} is being written to ({live[0]}). Repair it when that is done.")
     done = Repaired(path)
     findings = verify(path, full=True).findings
+    done.beyond = [f for f in findings if f.kind in _BEYOND and f.severity == "damage"]
+    if any(f.kind in ("manifest", "plan") for f in done.beyond):
+        return done  # what cannot be told apart now is left as it is
+    for name in identity.FOLDERS:
+        files.make_folder(path / name)
     ledger = Ledger(path)
     _requeue(path, ledger, findings, done)
     for name in sorted({f.path for f in findings if f.kind in ("ledger", "torn")}):
-        _cut(path / name, ledger)
-        done.mended.append(name)
+        if (path / name).is_file():
+            _cut(path / name, ledger)
+            done.mended.append(name)
+    _adopt(path, [f.path for f in findings if f.kind == "uncommitted"], done)
     for finding in findings:
-        if finding.kind in ("partial", "uncommitted", "index"):
+        if finding.kind in _LEFT and finding.path not in done.adopted:
             files.discard(path / finding.path)
             done.removed.append(finding.path)
-    beyond = ("manifest", "plan", "duplicate")
-    done.beyond = [f for f in findings if f.kind in beyond and f.severity == "damage"]
     return done
+
+
+#: Kinds of findings that only a copy can mend, and of what a crash leaves.
+_BEYOND = ("manifest", "plan", "duplicate")
+_LEFT = ("partial", "uncommitted", "index")
+
+
+def _adopt(path: Path, names: list[str], done: Repaired) -> None:
+    """Give whole shards that have no ledger line one: their work may have taken days."""
+    mine, plan = identity.load(path), Plan(path)
+    found = [(name, deep.adopted(path / name, name, plan, mine)) for name in names]
+    whole = [(name, record) for name, record in found if record is not None]
+    if not whole:
+        return
+    lines = LedgerWriter(path)
+    for name, record in whole:
+        lines.append(record.as_json())
+        done.adopted.append(name)
+    lines.close()
 
 
 def _requeue(path: Path, ledger: Ledger, findings: list[Finding], done: Repaired) -> None:

@@ -51,6 +51,7 @@ class Writer:
             self.identity = identity.load(path)
             self._plan = Plan(path)
             self._ledger = ledger.Ledger(path)
+        self._plan.check(self._ledger.records)
         self.spec = self.identity.spec
         self._backend = plugins.load(backends, self.identity.format)()
         self._part = part or (1, 1)

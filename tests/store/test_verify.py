@@ -11,7 +11,7 @@ import pytest
 
 from precap.errors import LockedError, StoreError
 from precap.store.ledger import Ledger
-from precap.store.plan import extend
+from precap.store.plan import append, extend
 from precap.store.reader import open_store
 from precap.store.verify import repair, verify
 from precap.store.writer import Writer
@@ -66,18 +66,74 @@ def test_every_single_bit_flip_is_found(store: Path, capsys: pytest.CaptureFixtu
         print(f"\n{flips} single-bit flips in {len(data_files(store))} files: all found")
 
 
-def test_every_truncation_and_deletion_is_found(store: Path) -> None:
+@pytest.mark.parametrize("full", [True, False])
+def test_every_truncation_and_deletion_is_found(store: Path, full: bool) -> None:
     for file in data_files(store):
         original = file.read_bytes()
         for length in {0, 1, len(original) // 2, len(original) - 1}:
             file.write_bytes(original[:length])
-            report = verify(store, full=False)
+            report = verify(store, full)
             assert report.findings, f"{file.name} cut to {length}"
             assert not report.sound or file.parent.name == "ledger"
         file.unlink()
-        assert verify(store, full=False).findings, f"{file.name} deleted"
+        assert verify(store, full).findings, f"{file.name} deleted"
         file.write_bytes(original)
     assert verify(store).findings == []
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("name", ["shards", "ledger", "plan"])
+def test_a_lost_folder_is_damage(store: Path, name: str, full: bool) -> None:
+    shutil.rmtree(store / name)
+    assert not verify(store, full).sound
+    assert str(verify(store, full))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_plan_made_anew_never_gives_a_row_to_another_image(store: Path, order: int) -> None:
+    (store / "plan/000.txt").unlink()
+    (store / "index").unlink(missing_ok=True)
+    shards = {p: p.read_bytes() for p in (store / "shards").rglob("*") if p.is_file()}
+    with pytest.raises(StoreError, match="copy"):
+        extend(store, toy.ids(24)[::order], shard_size=8)
+    append(store, toy.ids(24)[::-1], 8, "new", 0, 0)  # as a hand might put it there
+    for touch in (open_store, Writer):
+        with pytest.raises(StoreError, match="copy"):
+            touch(store)
+    for full in (True, False):
+        assert {f.kind for f in verify(store, full).damage} == {"plan"}
+    assert repair(store).beyond
+    assert {p: p.read_bytes() for p in shards} == shards
+
+
+def test_shards_whose_ledger_was_lost_are_adopted_not_removed(store: Path) -> None:
+    shutil.rmtree(store / "ledger")
+    done = repair(store)
+    assert len(done.adopted) == 3
+    assert done.removed == []
+    assert verify(store).findings == []
+    assert toy.fill(store) == []
+    toy.check(open_store(store), toy.ids(24))
+
+
+def test_a_shard_that_is_not_whole_is_not_adopted(store: Path) -> None:
+    for record in list(Ledger(store).records.values())[:2]:
+        inner, offset, *_ = record.layout["fields/grid"]
+        victim = store / record.file / inner if inner else store / record.file
+        data = bytearray(victim.read_bytes())
+        data[offset + 5] ^= 1
+        victim.write_bytes(data if record.shard == 0 else data[: offset + 5])
+    shutil.rmtree(store / "ledger")
+    done = repair(store)
+    assert [Path(name).stem for name in done.adopted] == ["000002"]
+    assert sorted(Path(name).stem for name in done.removed) == ["000000", "000001"]
+    assert toy.fill(store) == [0, 1]
+    toy.check(open_store(store), toy.ids(24))
+
+
+def test_thousands_of_brackets_are_damage(store: Path) -> None:
+    (store / "store.json").write_bytes(b"[" * 100_000)
+    assert [finding.kind for finding in verify(store).damage] == ["manifest"]
 
 
 def test_a_lost_ledger_line_leaves_an_uncommitted_shard_to_see(store: Path) -> None:
@@ -145,8 +201,9 @@ def test_repair_cuts_damaged_ledger_lines_and_clears_what_crashes_leave(store: P
     done = repair(store)
     assert done.mended == [f"ledger/{file.name}"]
     assert "shards/.000009.h5.partial" in done.removed
+    assert [Path(name).stem for name in done.adopted] == ["000001"]  # its line was cut
     assert verify(store).findings == []
-    assert toy.fill(store) == [1]
+    assert toy.fill(store) == []
     toy.check(open_store(store), toy.ids(24))
 
 
