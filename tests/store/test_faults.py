@@ -1,15 +1,19 @@
 """ENOSPC, EIO, EDQUOT, EMFILE at every open, write, fsync and rename that a commit makes."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from precap.errors import ResourceError
 from precap.store.plan import extend
 from precap.store.reader import open_store
 from precap.store.verify import verify
 from precap.store.writer import Writer, create
+from tests.command import Precap
+from tests.extract import edges
 from tests.store import sabotage, toy
 
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EMFILE")
@@ -46,21 +50,12 @@ def test_every_failing_call_is_a_typed_error_and_never_a_false_complete(
     for kind in KINDS:
         path = new_store(tmp_path / kind, format)
         for number in range(1, counts[kind] + 1):
-            hit += fail_once(path, kind, number, ERRORS[number % len(ERRORS)])
+            hit += sum(fail_once(path, kind, number, name) for name in ERRORS)
+        toy.fill(path)
+        toy.check_all(path, 6)
     with capsys.disabled():
-        print(f"\n{format}: calls of one commit {counts}, {hit} of them failed in turn")
-    assert hit == sum(counts.values())
-
-
-@pytest.mark.parametrize("name", ERRORS)
-def test_each_error_at_each_kind_of_call(tmp_path: Path, name: str) -> None:
-    counts = calls(tmp_path / "count", "hdf5")
-    path = new_store(tmp_path / "s", "hdf5")
-    for kind in KINDS:
-        for number in range(1, counts[kind] + 1):
-            fail_once(path, kind, number, name)
-    toy.fill(path)
-    toy.check_all(path, 6)
+        print(f"\n{format}: calls of one commit {counts}; {hit} failures: each call, each error")
+    assert hit == len(ERRORS) * sum(counts.values())
 
 
 def fail_once(path: Path, kind: str, number: int, name: str) -> int:
@@ -146,3 +141,31 @@ def test_a_power_cut_at_every_call_loses_nothing_committed(tmp_path: Path) -> No
                 file.unlink()  # else every next attempt would make one call more
     assert number > 20
     toy.check_all(path, 12)
+
+
+@pytest.mark.parametrize("kind", ["write", "fsync", "rename"])
+def test_the_command_line_leaves_with_6_and_goes_on_when_repeated(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precap = Precap(capsys, monkeypatch)
+    monkeypatch.syspath_prepend(edges.install(tmp_path / "code"))
+    edges.forget()
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for shade in range(3):
+        Image.new("RGB", (40, 40), (80 * shade, 9, 9)).save(folder / f"{shade}.png")
+    precap("data", "prepare", folder, "--out", tmp_path / "data")
+    store = tmp_path / "features"
+    command = ("extract", edges.NAME, "--data", tmp_path / "data", "--out", store)
+    with sabotage.counting() as counts:
+        precap(*command)
+    (made,) = store.iterdir()
+    for number in {1, counts[kind] // 2}:  # the last ones keep the index, which is only a cache
+        shutil.rmtree(made)
+        with sabotage.failing(kind, number, errno.ENOSPC):
+            said = precap.refused(*command, code=6)
+        assert "disk is full" in said
+        assert not (made / "store.json").exists() or verify(made).sound
+    precap(*command)
+    assert len(open_store(made)) == 3
+    assert verify(made).findings == []
