@@ -4,10 +4,12 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import zarr
 
 from precap.errors import LockedError, StoreError
 from precap.store.ledger import Ledger
@@ -156,15 +158,26 @@ def test_swapped_shards_are_found(store: Path) -> None:
     assert {finding.shard for finding in report.damage} == {0, 1}
 
 
-def test_swapped_rows_are_found_and_named(tmp_path: Path) -> None:
-    path = toy.build(tmp_path / "s", 24, 8)
-    with h5py.File(path / "shards/000001.h5", "r+") as file:
-        ids = file["ids"].asstr()[...].tolist()
-        grid = file["fields/grid"]
-        grid[...] = grid[...][[1, 0, *range(2, len(grid))]]
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+def test_swapped_rows_are_found_and_named(tmp_path: Path, format: str) -> None:
+    path = toy.build(tmp_path / "s", 24, 8, format=format)
+    shard = path / Ledger(path).records[1].file
+    if format == "hdf5":
+        with h5py.File(shard, "r+") as file:
+            ids = file["ids"].asstr()[...].tolist()
+            swap(file["fields/grid"])
+    else:
+        group = zarr.open_group(shard, mode="r+")
+        ids = list(group.attrs["ids"])
+        swap(group["fields/grid"])
     report = verify(path)
     assert [finding.shard for finding in report.damage] == [1]
     assert set(report.damage[0].images) == set(ids[:2])
+
+
+def swap(rows: Any) -> None:
+    """The first two images change places, on disk."""
+    rows[...] = rows[...][[1, 0, *range(2, len(rows))]]
 
 
 def test_repair_queues_exactly_the_damaged_shards(store: Path) -> None:
