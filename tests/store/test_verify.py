@@ -177,7 +177,7 @@ def test_swapped_rows_are_found_and_named(tmp_path: Path, format: str) -> None:
 
 def swap(rows: Any) -> None:
     """The first two images change places, on disk."""
-    rows[...] = rows[...][[1, 0, *range(2, len(rows))]]
+    rows[...] = rows[...][[1, 0, *range(2, rows.shape[0])]]
 
 
 def test_repair_queues_exactly_the_damaged_shards(store: Path) -> None:
