@@ -167,8 +167,8 @@ def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"head.dim": 32}, "another head options"),
-        ({"text.threshold": 60}, "another vocabulary"),
+        ({"head.dim": 32}, r"head\.dim 16, now 32"),
+        ({"text.threshold": 60}, r"text\.threshold 1, now 60"),
         ({"features": {"grid": "toy:cells"}, "head": "bad"}, "no head 'bad'"),
     ],
 )
