@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from precap.errors import ConfigError, DataError, Interrupted, LockedError
 from precap.train import cache, checkpoint, distributed, folder, prepare, run, settings, trainer
 from precap.train.distributed import Ranks
+from precap.train.result import TrainingError
 from tests.train import toy
 from tests.train.test_trainer import ROOT, log, same_run
 
@@ -55,10 +56,10 @@ def test_a_loss_that_is_no_number_is_never_saved(
     store, _ = toy.data()
     for features in store.rows.values():
         features["cells"][...] = np.inf
-    with pytest.raises(trainer.TrainingError, match=r"step 3.*intact"):
+    with pytest.raises(TrainingError, match=r"step 3.*intact"):
         toy.fit(tmp_path / "run", slow, stores={"toy": store})
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
-    with pytest.raises(trainer.TrainingError, match=r"Nothing was saved"):
+    with pytest.raises(TrainingError, match=r"Nothing was saved"):
         toy.fit(tmp_path / "new", slow, stores={"toy": store})
 
 
@@ -146,6 +147,7 @@ import sys, time
 from pathlib import Path
 from precap.train import folder
 from precap.train.distributed import Ranks
+from precap.train.result import TrainingError
 with folder.held(Path(sys.argv[1]), Ranks()):
     print("held", flush=True)
     time.sleep(60)
@@ -231,6 +233,7 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     assert isinstance(cache.reader(*arguments), cache.Mapped)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks while it traces
 def test_a_compiled_head_trains_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {**XE, "xe.epochs": 1}
     toy.fit(tmp_path / "plain", small)
