@@ -34,11 +34,14 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "the options") 
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
-            for e in error.errors()
-        )
+        problems = "; ".join(map(_problem, error.errors()))
         raise ConfigError(f"{where}: {problems}. Correct the value and repeat.") from error
+
+
+def _problem(found: Any) -> str:
+    if found["type"] == "value_error" and not found["loc"]:  # said by the Config itself
+        return str(found["ctx"]["error"])
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']} (got {found['input']!r})"
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Listener = Callable[[Mapping[str, Any]], None]
 #: What a run remembers of where its inputs lay; the features' identity is in run.json.
 SOURCES = "sources.json"
+#: What ``validator`` scores, of which a training's ``select`` names one.
+VALIDATION = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
 def prepare_data(
@@ -178,21 +180,34 @@ def train_head(
     retain()
     opened, roles = parse_features(features, Path(stores))
     values = training.recipe(recipe) if recipe else {}
-    chosen = head or values.get("head") or _fitting_head(opened)
-    if head is None and "head" not in values and on_event:
+    changes = options or {}
+    begun = changes.get("init_run", values.get("init_run"))
+    chosen = head or values.get("head") or (_head_of(Path(begun)) if begun else None)
+    fitting = chosen is None
+    if chosen is None:
+        chosen = _fitting_head(opened)
+    if begun and chosen != _head_of(Path(begun)):
+        raise ConfigError(
+            f"--init-run {begun} holds a {_head_of(Path(begun))} head, not {chosen}. Leave --head "
+            f"and --recipe out, or start from another run."
+        )
+    if fitting and on_event:
         on_event({"note": f"head {chosen!r} fits these features (--head chooses another)"})
-    made = training.resolve(values, {"head": chosen, "features": roles}, options or {})
+    made = training.resolve(values, {"head": chosen, "features": roles}, changes)
+    if not made.overfit and made.select not in VALIDATION:
+        raise ConfigError(
+            f"select={made.select!r} is no validation metric. There are: {', '.join(VALIDATION)}."
+        )
     folder = Path(out) if out else Path("runs") / chosen
     pictures = dataset(data)
     captions = {split: pictures.captions(split) for split in pictures.splits}
-    _remember(folder, Path(data), opened)
     return trainer.fit(
         made,
         captions=captions,
         stores=opened,
         out=folder,
         validate=validator(captions.get(made.val_split, {})),
-        on_event=_trained(on_event),
+        on_event=_trained(on_event, lambda: _remember(folder, Path(data), opened)),
     )
 
 
@@ -302,10 +317,15 @@ def _fitting_head(stores: "Mapping[str, Store]") -> str:
     return roles.choose_head(specs, plugins.names(heads))
 
 
+def _head_of(run: Path) -> str:
+    from precap.train.run import Recipe
+
+    return Recipe.read(run / "run.json").config.head
+
+
 def _remember(run: Path, data: Path, stores: "Mapping[str, Store]") -> None:
     from precap import atomic
 
-    run.mkdir(parents=True, exist_ok=True)
     paths = {name: str(store.path.absolute()) for name, store in stores.items()}
     atomic.write_text(
         run / SOURCES, json.dumps({"data": str(data.absolute()), "stores": paths}, indent=2)
@@ -327,11 +347,14 @@ def _named(name: str, listen: Listener | None) -> Listener | None:
     return listen and (lambda event: listen({**event, "what": name}))
 
 
-def _trained(listen: Listener | None) -> Any:
-    if listen is None:
-        return lambda event: None
+def _trained(listen: Listener | None, begun: Callable[[], None]) -> Any:
+    """Events of the trainer for ``listen``; ``begun`` is called once every check has passed."""
 
     def told(event: Any) -> None:
+        if event.kind == "start":
+            begun()
+        if listen is None:
+            return
         values = " ".join(f"{name} {value:.4g}" for name, value in event.values.items())
         said = {"note": event.message or values, **event.values}
         known = {"done": event.step, "total": event.total, "unit": "steps"} if event.total else {}

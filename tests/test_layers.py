@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "precap"
 FOUNDATION = (
-    "allocator", "atomic", "config", "errors", "geometry", "hub", "plugins", "text", "types",
+    "allocator", "atomic", "config", "errors", "geometry", "hub", "plugins", "signals",
+    "text", "types",
 )  # fmt: skip
 
 #: Which top-level parts of precap a part may import, besides itself.

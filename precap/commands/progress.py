@@ -70,11 +70,14 @@ def _bar(title: str) -> Iterator[Listener]:
 
 
 def _lines(title: str) -> Listener:
-    last = -LINE_EVERY
+    last, told = -LINE_EVERY, False
 
     def listen(event: Event) -> None:
-        nonlocal last
+        nonlocal last, told
         finished = bool(event.get("total")) and event.get("done") == event.get("total")
+        if finished and told and not event.get("note"):  # that it is done was said
+            return
+        told = finished
         if "done" not in event:  # said once, such as an address
             print(f"{title}: {describe(event)}", file=sys.stderr, flush=True)
         elif finished or time.monotonic() - last >= LINE_EVERY:

@@ -23,7 +23,7 @@ from precap.extract.provenance import provenance
 from precap.extract.reading import reader
 from precap.extract.recipe import Recipe, build, store_name
 from precap.extract.report import Report, report
-from precap.extract.signals import stoppable
+from precap.signals import stoppable
 from precap.store import plan, writer
 from precap.types import ImageRef
 
@@ -161,7 +161,7 @@ def _counted(
     run: Run,
 ) -> Report:
     begun = time.monotonic()
-    with stoppable() as check, writer.Writer(out, part=part) as store:
+    with stoppable("All committed shards are") as check, writer.Writer(out, part=part) as store:
         progress = Progress(sum(len(store.ids(shard)) for shard in store.remaining()), on_event)
         run(store, refs, progress, check)
     return report(out, computed=progress.committed, seconds=time.monotonic() - begun)

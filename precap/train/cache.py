@@ -1,6 +1,8 @@
 """Where the rows of one role come from while training: memory map, RAM or the device."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -155,7 +157,10 @@ def reader(
     device: torch.device,
     most: int = 0,
 ) -> Reader:
-    """Rows of ``ids`` as ``mode`` says; "auto" holds what fits in a third of the free memory."""
+    """Rows of ``ids`` as ``mode`` says; "auto" holds what fits in a third of the free memory.
+
+    The processes that torchrun started on this machine share its RAM.
+    """
     mapped = Mapped(store, source, ids, most)
     if source.spec.views > 1 or mode == "mmap" or not len(ids):
         return mapped
@@ -163,7 +168,7 @@ def reader(
         need = _bytes(mapped)
         if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0] // 3:
             mode = "device"
-        elif need < free_memory() // 3:
+        elif need < free_memory() // 3 // neighbours():
             mode = "ram"
         else:
             return mapped
@@ -182,11 +187,13 @@ def _bytes(mapped: Mapped) -> int:
     return probe.numel() * probe.element_size() // len(probe) * len(mapped.ids)
 
 
+def neighbours() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def free_memory() -> int:
     """Bytes of RAM that this process can still take: the machine's, or its cgroup's if less."""
-    import os
-    from pathlib import Path
-
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in (
         Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []

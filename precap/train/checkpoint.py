@@ -5,8 +5,10 @@
 apart. ``last.json`` and ``best.json`` repeat that JSON for people; nothing reads them back.
 """
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from precap.errors import DataError
 from precap.train.optim import Average
 
 Tensors = dict[str, Tensor]
+
+#: What a file system without hard links answers.
+_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def gather(
@@ -75,9 +80,14 @@ def save(path: Path, tensors: Tensors, facts: Mapping[str, Any]) -> None:
 
 
 def promote(last: Path, best: Path) -> None:
-    """Make ``best`` the same moment as ``last``: a second name of the file, no copy."""
+    """Make ``best`` the same moment as ``last``: a second name of the file, or else a copy."""
     with atomic.replacing(best) as partial:
-        os.link(last, partial)
+        try:
+            os.link(last, partial)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copyfile(last, partial)
     atomic.write_text(best.with_suffix(".json"), last.with_suffix(".json").read_text("utf-8"))
 
 

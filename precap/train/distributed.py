@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from precap.errors import ResourceError
+from precap.errors import ConfigError, ResourceError
 
 PATIENCE = timedelta(minutes=30)
 
@@ -82,9 +82,19 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
     """``auto``: this rank's GPU, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        return torch.device("cuda", ranks.local)
-    return torch.device(name)
+    try:
+        device = torch.device("cuda", ranks.local) if name == "cuda" else torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--device {name!r} is no device. Use auto, cpu, cuda or cuda:1."
+        ) from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(
+            f"--device {name}: this machine offers {count} CUDA devices, and this process asks for "
+            f"number {device.index or 0}. Use --device auto or cpu."
+        )
+    return device
 
 
 @contextmanager
@@ -93,6 +103,6 @@ def _alive() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ResourceError(
-            f"Another process of this run is gone or stuck ({str(error).splitlines()[0]}). The "
-            f"last checkpoint is intact: look at that process's output, then repeat the command."
+            f"Another process of this run is gone or stuck ({str(error).splitlines()[0]}). Its "
+            f"checkpoints are as they were: look at that process's output, then repeat the command."
         ) from error

@@ -103,18 +103,18 @@ class Critic:
         )
 
     def begin_epoch(self, epoch: int) -> None:
-        """Nothing changes from epoch to epoch."""
+        """The candidates' own words are scored: nothing is sampled in their place."""
+        if hasattr(self.head, "sampling"):
+            self.head.sampling = 0.0
 
     def prepare(self, batch: Batch, count: int) -> tuple[list[Share], Tensor, dict[str, Tensor]]:
         """Draw and score the candidates without gradients; the loss runs them once more."""
         c = self.config
-        with evaluating(self.head):
-            memory = self.head.encode(batch.features, batch.masks)
-            found = decode(self.head, memory, self.how, self.words).tokens  # (B, K, T)
-            greedy = None
-            if c.baseline == "greedy":
-                best = decode(self.head, memory, replace_greedy(self.how), self.words).tokens
-                greedy = self.reward(batch.ids, best)[:, 0]
+        found = self.candidates(batch, self.how, c.sample_dropout)  # (B, K, T)
+        greedy = None
+        if c.baseline == "greedy":
+            best = self.candidates(batch, replace(self.how, beam=1, sample=False))
+            greedy = self.reward(batch.ids, best)[:, 0]
         rewards = self.reward(batch.ids, found)
         advantage = losses.advantages(rewards, c.baseline, greedy)
         begin = torch.full_like(found[..., :1], self.words.bos)
@@ -130,6 +130,12 @@ class Critic:
         figures = {"reward": rewards.sum(), "candidates": many}
         return shares, weight if c.reduce == "tokens" else many, figures
 
+    def candidates(self, batch: Batch, how: Decode, dropout: bool = False) -> Tensor:
+        """(B, K, T) captions of the head as it is."""
+        with torch.no_grad() if dropout else evaluating(self.head):
+            memory = self.head.encode(batch.features, batch.masks)
+            return decode(self.head, memory, how, self.words).tokens
+
     def loss(self, share: Share) -> tuple[Tensor, Tensor | None]:
         """Policy gradient of the share's candidates."""
         assert share.advantage is not None
@@ -140,8 +146,3 @@ class Critic:
             logp, real, share.advantage, self.config.reduce, self.longest
         )
         return total, None
-
-
-def replace_greedy(how: Decode) -> Decode:
-    """The greedy counterpart of a way to decode."""
-    return replace(how, beam=1, sample=False)

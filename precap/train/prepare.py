@@ -45,6 +45,11 @@ def make_recipe(config: TrainConfig, stores: Mapping[str, StoreLike]) -> Recipe:
     if config.head in ("", "auto"):
         config = replace(config, head=choose_head(specs, plugins.names(heads)))
     options = config.head_config
+    if config.init is not None and config.init_run is not None:
+        raise ConfigError(
+            f"--init {config.init} and --init-run {config.init_run} both give the first weights. "
+            f"Leave one of them out."
+        )
     if config.init_run is not None:
         base = Recipe.read(config.init_run / "run.json")
         words = replace(config.text, vocabulary="json", files=config.init_run / "vocab.json")
@@ -56,7 +61,25 @@ def make_recipe(config: TrainConfig, stores: Mapping[str, StoreLike]) -> Recipe:
         options = {**published.options(kind, form, published.read(config.init)), **options}
     several = getattr(kind, "several", False)
     sources = resolve(specs, kind.needs, kind.takes, config.features, several=several)
-    return Recipe(config, build(kind.Config, options, f"head {config.head!r}"), sources)
+    made = build(kind.Config, options, f"head {config.head!r}")
+    check_sizes(config.head, as_dict(made))
+    return Recipe(config, made, sources)
+
+
+def check_sizes(head: str, options: Mapping[str, Any]) -> None:
+    """ConfigError for sizes no network can have, by the names that all heads give their options."""
+    dim = options.get("dim")
+    for name, value in options.items():
+        if name.endswith("dropout") and not 0 <= value < 1:
+            raise ConfigError(f"head.{name}={value}: a {head} head needs at least 0 and below 1.")
+        if name in ("dim", "hidden", "words") or name.endswith("heads"):
+            if type(value) is int and value < 1:
+                raise ConfigError(f"head.{name}={value}: a {head} head needs at least 1.")
+            if name.endswith("heads") and type(dim) is int and dim % value:
+                raise ConfigError(
+                    f"head.dim={dim} cannot be shared equally by head.{name}={value}. Choose a "
+                    f"multiple of it, or another number of heads."
+                )
 
 
 def first_weights(head: Any, config: TrainConfig) -> None:
@@ -71,13 +94,13 @@ def first_weights(head: Any, config: TrainConfig) -> None:
         head.pretrained()
 
 
-def compiled(head: Any) -> None:
+def compiled(head: Any, backend: str = "inductor") -> None:
     """Compile what a training step runs; decoding and the state dict stay as they are.
 
     Shapes are dynamic: batches differ in their number of tokens.
     """
     for name in ("encode", "hidden" if hasattr(head, "hidden") else "forward"):
-        setattr(head, name, torch.compile(getattr(head, name), dynamic=True))
+        setattr(head, name, torch.compile(getattr(head, name), dynamic=True, backend=backend))
 
 
 def make_job(
@@ -106,6 +129,8 @@ def make_job(
     torch.manual_seed(config.seed)
     head = recipe.build(vocabulary.words)
     head.to(device)
+    if config.compile:
+        compiled(head)
     loaders = _Loaders(recipe, stores, vocabulary, device, ranks)
     train = loaders.split(ids, given)
     if len(ids) < ranks.world:
@@ -117,6 +142,11 @@ def make_job(
     if validation is None:
         notes.append(f"No images in split {config.val_split!r}: the last weights count as best.")
     if validate is None or config.overfit:
+        if config.select != "CIDEr":
+            raise ConfigError(
+                f"select={config.select!r}: only CIDEr is known where precap scores by itself "
+                f"(--overfit, or no scorer given). Leave select out."
+            )
         validate = own_cider({i: wanted[i] for i in seen})
     return Job(recipe, vocabulary, head, phases, validation, validate, len(ids), notes)
 

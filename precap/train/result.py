@@ -12,6 +12,17 @@ class TrainingError(PrecapError):
     """Training cannot go on; the last checkpoint is as it was."""
 
 
+def diverged(out: Path, loss: float, step: int) -> TrainingError:
+    """The loss is not a number any more."""
+    there = (out / "last.safetensors").exists()
+    kept = f"The last checkpoint in {out} is intact." if there else "Nothing was saved yet."
+    return TrainingError(
+        f"The loss became {loss} at step {step}. {kept} Train anew (--resume none, or another "
+        f"--out) with a lower learning rate (--set xe.optim.lr=...), clip_norm=1, or "
+        f"precision=fp32; look at the features with `precap store info` for huge values."
+    )
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a training came to. ``scores``: of the best checkpoint on the validation split.

@@ -3,12 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field as Bound
 
 from precap.config import build, frozen, read_yaml
 from precap.errors import ConfigError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+
+#: Numbers with bounds: 1, 2, ...; 0, 1, ...; zero or more; more than zero; a part of a whole.
+Count = Annotated[int, Bound(ge=1)]
+Natural = Annotated[int, Bound(ge=0)]
+Amount = Annotated[float, Bound(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Bound(gt=0, allow_inf_nan=False)]
+Part = Annotated[float, Bound(ge=0, le=1)]
 
 
 @frozen
@@ -26,12 +35,12 @@ class Text:
 
     vocabulary: Literal["words", "bpe", "gpt2", "json", "cocotalk", "hin"] = "words"
     files: Path | None = None
-    threshold: int = 5
-    size: int = 8000
+    threshold: Count = 5
+    size: Count = 8000
     counted: tuple[str, ...] = ("train", "restval")
     layout: Literal["precap", "meshed", "self-critical"] = "precap"
-    longest: int = 20
-    captions: int = 5
+    longest: Count = 20
+    captions: Count = 5
     stop: str = ""
 
 
@@ -44,18 +53,18 @@ class Optim:
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: float = 5e-4
+    lr: Positive = 5e-4
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    eps: Positive = 1e-8
+    weight_decay: Amount = 0.01
     schedule: Literal["constant", "cosine", "linear", "noam", "steps", "epochs"] = "cosine"
-    warmup: float = 0.05
-    floor: float = 0.0
-    factor: float = 1.0
-    dim: int = 512
-    every: int = 3
-    rate: float = 0.8
-    start: int = 0
+    warmup: Amount = 0.05
+    floor: Amount = 0.0
+    factor: Positive = 1.0
+    dim: Count = 512
+    every: Count = 3
+    rate: Positive = 0.8
+    start: Natural = 0
     table: tuple[tuple[float, float], ...] = ()
 
 
@@ -63,13 +72,13 @@ class Optim:
 class CrossEntropy:
     """The first phase: teacher forcing. ``sampling_*``: scheduled sampling of the LSTM heads."""
 
-    epochs: float = 15
+    epochs: Amount = 15
     optim: Optim = field(default_factory=Optim)
-    label_smoothing: float = 0.0
+    label_smoothing: Part = 0.0
     sampling_start: int = -1
-    sampling_every: int = 5
-    sampling_step: float = 0.05
-    sampling_most: float = 0.25
+    sampling_every: Count = 5
+    sampling_step: Part = 0.05
+    sampling_most: Part = 0.25
 
 
 @frozen
@@ -80,23 +89,32 @@ class SelfCritical:
     "greedy". frequency: a document is an "image" (self-critical.pytorch) or a "caption" (HIN, M2).
     count_eos: whether the end token is a word of the reward. reduce: "tokens" = mean over all
     real tokens of the batch; "caption" = mean over captions of each one's token mean; "steps" =
-    as "caption" but always divided by the decoding length (HIN, M2).
+    as "caption" but always divided by the decoding length (HIN, M2). sample_dropout: draw the
+    candidates with dropout on (HIN, HierCap, OPG); the loss then draws its own dropout.
     """
 
-    epochs: float = 0
+    epochs: Amount = 0
     optim: Optim = field(
         default_factory=lambda: Optim(lr=5e-6, schedule="constant", weight_decay=0.0)
     )
     candidates: Literal["sample", "beam"] = "sample"
-    samples: int = 5
-    temperature: float = 1.0
+    samples: Count = 5
+    temperature: Positive = 1.0
     baseline: Literal["others", "mean", "greedy"] = "others"
     frequency: Literal["image", "caption"] = "image"
     count_eos: bool = True
     cider: float = 1.0
     bleu: float = 0.0
     reduce: Literal["tokens", "caption", "steps"] = "tokens"
-    batch_size: int = 0
+    sample_dropout: bool = False
+    batch_size: Natural = 0
+
+    def __post_init__(self) -> None:
+        if self.samples == 1 and self.baseline != "greedy":
+            raise ConfigError(
+                f"scst.samples=1 leaves nothing to compare with under scst.baseline="
+                f"{self.baseline}. Take at least 2 samples, or scst.baseline=greedy."
+            )
 
 
 @frozen
@@ -110,22 +128,29 @@ class Decode:
     have ended, not only until the best is known.
     """
 
-    beam: int = 3
-    longest: int = 20
-    shortest: int = 0
+    beam: Count = 3
+    longest: Count = 20
+    shortest: Natural = 0
     length_penalty: float = 0.0
     block_trigrams: bool = False
     suppress_unk: bool = True
     bad_endings: bool = False
-    groups: int = 1
+    groups: Count = 1
     diversity: float = 0.5
     sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: Positive = 1.0
+    top_k: Natural = 0
+    top_p: Annotated[float, Bound(gt=0, le=1)] = 1.0
     finished: Literal["kept", "released"] = "kept"
     all_beams: bool = False
-    batch_size: int = 64
+    batch_size: Count = 64
+
+    def __post_init__(self) -> None:
+        if self.beam % self.groups:
+            raise ConfigError(
+                f"decode.groups={self.groups} does not divide decode.beam={self.beam}: every "
+                f"group has the same number of beams."
+            )
 
 
 @frozen
@@ -136,7 +161,8 @@ class TrainConfig:
     is resolved from the stores' roles. batch_size counts images, each with ``text.captions``
     captions. validate_steps: validate every so many steps; 0 = every ``validate_epochs``.
     overfit: train and validate on the first N training images. resume: go on from ``out``.
-    average: decay of the exponential moving average of the weights, 0 = none.
+    average: decay of the exponential moving average of the weights, 0 = none. save_every: also
+    save every so many steps; save_minutes: and when so many minutes have passed; 0 = not.
     """
 
     head: str = "transformer"
@@ -146,29 +172,30 @@ class TrainConfig:
     xe: CrossEntropy = field(default_factory=CrossEntropy)
     scst: SelfCritical = field(default_factory=SelfCritical)
     decode: Decode = field(default_factory=Decode)
-    batch_size: int = 32
-    accumulate: int = 1
-    clip_norm: float = 1.0
-    clip_value: float = 0.0
-    average: float = 0.0
+    batch_size: Count = 32
+    accumulate: Count = 1
+    clip_norm: Amount = 1.0
+    clip_value: Amount = 0.0
+    average: Annotated[float, Bound(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     device: str = "auto"
-    threads: int = 0
-    seed: int = 0
+    threads: Natural = 0
+    seed: Natural = 0
     cache: Literal["auto", "mmap", "ram", "device"] = "auto"
     train_splits: tuple[str, ...] = ("train", "restval")
     val_split: str = "val"
-    val_images: int = 0
-    validate_epochs: float = 1.0
-    validate_steps: int = 0
-    patience: int = 0
+    val_images: Natural = 0
+    validate_epochs: Positive = 1.0
+    validate_steps: Natural = 0
+    patience: Natural = 0
     select: str = "CIDEr"
-    overfit: int = 0
+    overfit: Natural = 0
     shuffle_features: bool = False
-    max_rows: int = 0
-    log_every: int = 20
-    save_every: int = 0
+    max_rows: Natural = 0
+    log_every: Count = 20
+    save_every: Natural = 0
+    save_minutes: Amount = 10
     resume: Literal["none", "last", "best"] = "last"
     init: Path | None = None
     init_format: str = ""

@@ -4,15 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from precap import allocator
 from precap.errors import ConfigError, Interrupted
-from precap.train import checkpoint, distributed, folder, optim
+from precap.signals import Asked, stoppable
+from precap.train import changes, checkpoint, distributed, folder, optim
 from precap.train.batch import floats, pinned
 from precap.train.cache import StoreLike
 from precap.train.contract import Batch
@@ -23,7 +22,8 @@ from precap.train.meter import Meter
 from precap.train.phases import Phase
 from precap.train.predict import casting, predict
 from precap.train.prepare import Captions, Job, Validate, first_weights, make_job, make_recipe
-from precap.train.result import RunResult, TrainingError
+from precap.train.progress import Progress
+from precap.train.result import RunResult, diverged
 from precap.train.settings import TrainConfig
 
 
@@ -49,33 +49,10 @@ def fit(
     with distributed.joined(config.device) as ranks:
         device = distributed.pick_device(config.device, ranks)
         recipe = make_recipe(config, stores)
-        out.mkdir(parents=True, exist_ok=True)
-        if config.resume == "none" and ranks.first:
-            folder.clear(out)
-        job = make_job(recipe, captions, stores, validate, device, ranks)
-        return Trainer(job, out, device, ranks, on_event).run()
-
-
-@dataclass
-class Progress:
-    """Where a run stands; part of every checkpoint.
-
-    local: updates done in the phase. pending: what the last update still waits for: "log", then
-    "validate", then nothing.
-    """
-
-    step: int = 0
-    phase: int = 0
-    local: int = 0
-    best: float | None = None
-    best_step: int = 0
-    waiting: int = 0
-    scores: dict[str, float] = field(default_factory=dict)
-    sums: dict[str, float] = field(default_factory=dict)
-    averaged: int = 0
-    seconds: float = 0.0
-    stopped: str = "done"
-    pending: str = ""
+        with folder.held(out, ranks):
+            job = make_job(recipe, captions, stores, validate, device, ranks)
+            with stoppable("The last whole update is") as asked:
+                return Trainer(job, out, device, ranks, on_event, asked).run()
 
 
 class Trainer:
@@ -88,41 +65,42 @@ class Trainer:
         device: torch.device,
         ranks: Ranks,
         on_event: Callable[[Event], None],
+        asked: Asked,
     ) -> None:
-        self.job, self.out, self.device, self.ranks = job, out, device, ranks
+        self.job, self.out, self.device, self.ranks, self.asked = job, out, device, ranks, asked
         self.config, self.head = job.recipe.config, job.head
         self.at, self.meter = Progress(), Meter(ranks, device, on_event)
         self.average: optim.Average | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.precision == "fp16")
         self.randomness: checkpoint.Tensors = {}
-        self.touched = False
-        self.started = time.perf_counter()
+        self.touched, self.kept = False, 0  # kept: the step of the last checkpoint
+        self.started = self.saved = time.perf_counter()
+        self.ahead: list[Phase] = []
 
     def run(self) -> RunResult:
         """Resume if there is something to resume from, then every phase to its end."""
-        inside = self.resume()
+        self.ahead = self.resume()
         self.meter.open(self.out, self.at.step)
         self.announce()
         try:
-            for number in range(self.at.phase, len(self.job.phases)):
+            while self.ahead:
                 with self.interruptible():
-                    self.train(number, fresh=not inside)
-                inside = False
+                    self.train(self.ahead[0])
+                del self.ahead[0]
             self.finish()
         finally:
             self.meter.close()
         return self.result()
 
-    def train(self, number: int, fresh: bool) -> None:
+    def train(self, phase: Phase) -> None:
         """One phase, from wherever it stands to its end or until patience is over."""
-        phase = self.job.phases[number]
-        if fresh:
-            self.begin(number, phase)
+        if self.at.phase != phase.name:
+            self.begin(phase)
         total, length = self.updates(phase), len(phase.loader)
         self.randomness = checkpoint.random_state()
         self.after(phase, total)  # what an interruption left undone
-        while self.at.local < total and self.at.stopped != "patience":
+        while not self.at.over(total):
             epoch, skip = divmod(self.at.local, length)
             phase.begin_epoch(epoch)
             finish = pinned if self.device.type == "cuda" else None
@@ -130,10 +108,8 @@ class Trainer:
             for batch in batches:
                 self.update(phase, batch, total)
                 self.after(phase, total, batches)
-                if self.at.local >= total or self.at.stopped == "patience":
+                if self.at.over(total):
                     break
-        self.at.phase, self.at.local = number + 1, 0
-        self.save()
 
     def update(self, phase: Phase, batch: Batch, total: int) -> None:
         """One update of the weights from one batch."""
@@ -156,8 +132,8 @@ class Trainer:
             lost += loss.detach()
         self.check(lost)
         self.touched = True  # from here to the count of the step, the weights are in between
+        self.ranks.add_gradients(self.head)  # first: what overflows on one rank must on all
         self.scaler.unscale_(optimizer)
-        self.ranks.add_gradients(self.head)
         optim.clip(self.head, c.clip_norm, c.clip_value)
         self.scaler.step(optimizer)
         self.scaler.update()
@@ -165,7 +141,7 @@ class Trainer:
         if self.average:
             self.average.update()
         self.meter.note({"loss": lost, "updates": torch.ones(()), "images": images, **figures})
-        self.at.step, self.at.local, self.at.pending = self.at.step + 1, self.at.local + 1, "log"
+        self.at.count()
         self.randomness = checkpoint.random_state()
         self.touched = False
 
@@ -179,22 +155,37 @@ class Trainer:
         if at.pending == "validate":
             every = c.validate_steps or max(1, round(c.validate_epochs * length))
             if at.local % every == 0 or at.local == total:
+                self.require_sound()
                 self.validate()
                 self.save()
-            elif c.save_every and at.step % c.save_every == 0:
-                at.pending = ""
-                self.save()
             at.pending = ""
+            if c.save_every and at.step % c.save_every == 0 and self.kept < at.step:
+                self.require_sound()
+                self.save()
+        self.heed()
+
+    def heed(self) -> None:
+        """The clock and signals. Ranks agree on them where they meet anyway, at a log line."""
+        if self.ranks.world > 1 and self.at.step % self.config.log_every:
+            return
+        minutes = (time.perf_counter() - self.saved) / 60
+        told = self.ranks.collect((self.asked.came, 0 < self.config.save_minutes <= minutes))
+        self.asked.came = [name for came, _ in told for name in came]
+        late = told[0][1] or (self.ranks.world > 1 and bool(self.asked.came))
+        if late and self.kept < self.at.step:
+            self.require_sound()
+            self.save()
+        self.asked()
 
     # Beginning and resuming
 
-    def begin(self, number: int, phase: Phase) -> None:
+    def begin(self, phase: Phase) -> None:
         """A phase's fresh optimiser; a later phase starts from the best weights so far."""
         best = self.out / "best.safetensors"
-        if number > 0 and best.exists():
+        if self.at.best is not None and best.exists():
             checkpoint.take(self.head, best)
         self.equip(phase)
-        self.at.waiting, self.at.stopped = 0, "done"
+        self.at.begin(phase.name)
         self.meter.restore({})
         updates, size = self.updates(phase), phase.loader.batch_size
         self.emit("phase", message=f"{phase.name}: {updates} updates of {size} images")
@@ -205,29 +196,39 @@ class Trainer:
         decay = self.config.average
         self.average = optim.Average(self.head, decay) if decay else None
 
-    def resume(self) -> bool:
-        """Go on from the run folder's checkpoint; True when it stands inside a phase."""
-        source = self.out / f"{self.config.resume}.safetensors"
-        if not self.ranks.share(self.config.resume != "none" and source.exists()):
+    def resume(self) -> list[Phase]:
+        """Go on from the run folder's checkpoint, or begin; the phases still to be trained."""
+        source = folder.source(self.out, self.config.resume, self.ranks)
+        if source is None:
             first_weights(self.head, self.config)
             if self.ranks.first:
-                folder.prepare(self.out, self.job)
+                folder.begin(self.out, self.job)
             self.ranks.share(None)
-            return False
-        folder.check_same(self.out, self.job)
+            return list(self.job.phases)
         tensors, facts = checkpoint.load(source)
-        self.at = Progress(**facts["progress"])
-        inside = self.at.local > 0 and self.at.phase < len(self.job.phases)
-        if inside:
-            self.equip(self.job.phases[self.at.phase])
+        self.at = at = Progress.of(facts, source)
+        at.hope(self.config.patience)
+        names = [phase.name for phase in self.job.phases]
+        place = next((n for n, name in enumerate(names) if name == at.phase), -1)
+        total = self.updates(self.job.phases[place]) if place >= 0 else 0
+        recipe = folder.go_on(self.out, self.job, at, total)
+        self.ranks.share(None)
+        if self.ranks.first:
+            recipe.write(self.out / "run.json")
+        ahead = [p for p in self.job.phases if changes.place(p.name) >= changes.place(at.phase)]
+        if place >= 0 and at.over(total):
+            del ahead[0]
+        elif place >= 0:
+            self.equip(self.job.phases[place])
         checkpoint.restore(tensors, self.head, self.optimizer, self.average, str(source))
         if self.average:
-            self.average.count = self.at.averaged
+            self.average.count = at.averaged
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
-        self.meter.restore(self.at.sums)
-        self.started -= self.at.seconds
-        return inside
+        self.meter.restore(at.sums)
+        self.started -= at.seconds
+        self.kept = at.step
+        return ahead
 
     # Validating and saving
 
@@ -240,32 +241,41 @@ class Trainer:
         start = time.perf_counter()
         with self.average.used() if self.average else nullcontext():
             batches, words = self.job.validation.inorder(), self.job.vocabulary
-            found = predict(self.head, words, batches, c.decode, self.device, c.precision)
-            mine = {p.image_id: p.caption for some in found for p in some}
+            mine: dict[str, str] = {}
+            for some in predict(self.head, words, batches, c.decode, self.device, c.precision):
+                mine |= {p.image_id: p.caption for p in some}
+                if self.ranks.world == 1:
+                    self.asked()
         captions = {k: v for part in self.ranks.collect(mine) for k, v in part.items()}
-        scores = dict(self.job.validate(captions)) if self.ranks.first else {}
-        scores = self.ranks.share(scores)
-        if c.select not in scores:
-            known = ", ".join(scores)
-            raise ConfigError(f"select={c.select!r} is no validation metric. There are: {known}.")
-        value = scores[c.select]
-        better = at.best is None or value > at.best
-        at.waiting = 0 if better else at.waiting + 1
-        if better:
-            at.best, at.best_step, at.scores = value, at.step, scores
-        if c.patience and at.waiting >= c.patience:
-            at.stopped = "patience"
+        scores = self.ranks.share(self.scored(captions) if self.ranks.first else {})
+        better = at.judge(scores, c.select, c.patience)
         at.pending = ""
         spent = time.perf_counter() - start
         self.meter.paused(spent)
         self.meter.write("validation", at.step, {**scores, "seconds": spent})
-        self.emit("validation", scores, f"{c.select} {value:.4f}" + (" (best)" if better else ""))
+        said = f"{c.select} {scores[c.select]:.4f}" + (" (best)" if better else "")
+        self.emit("validation", scores, said)
+
+    def scored(self, captions: dict[str, str]) -> dict[str, float]:
+        """The caller's metrics. Where they fail, what was trained is saved before the error."""
+        select = self.config.select
+        try:
+            scores = dict(self.job.validate(captions))
+            if select not in scores:
+                known = ", ".join(scores)
+                raise ConfigError(f"select={select!r} is no validation metric. There are: {known}.")
+        except Exception:
+            checkpoint.set_random_state(self.randomness)
+            self.save()
+            raise
+        return scores
 
     def save(self) -> None:
         """``last``, and ``best`` when this step is the best one."""
+        at = self.at
+        self.kept, self.saved = at.step, time.perf_counter()
         if not self.ranks.first:
             return
-        at = self.at
         at.seconds = time.perf_counter() - self.started
         at.averaged = self.average.count if self.average else 0
         at.sums = self.meter.saved()
@@ -282,7 +292,7 @@ class Trainer:
         if self.ranks.first:
             if not last.exists():
                 self.save()
-            if not best.exists():
+            if self.at.best is None or not best.exists():
                 checkpoint.promote(last, best)
         self.ranks.share(None)
         self.emit("end")
@@ -293,7 +303,8 @@ class Trainer:
         try:
             yield
         except (KeyboardInterrupt, Interrupted, SystemExit):
-            if not self.touched and self.at.local > 0 and self.ranks.world == 1:
+            whole = not self.touched and self.at.local > 0 and self.ranks.world == 1
+            if whole and self.is_sound():
                 checkpoint.set_random_state(self.randomness)
                 self.save()
             raise
@@ -306,7 +317,7 @@ class Trainer:
         if batches:
             batches.waited = 0.0
         if not math.isfinite(values["loss"]):
-            raise self.diverged(values["loss"])
+            raise diverged(self.out, values["loss"], self.at.step)
         values["lr"] = optim.rate(phase.optim, self.at.local - 1, total, len(phase.loader))
         values["epoch"] = self.at.local / len(phase.loader)
         self.meter.write(phase.name, self.at.step, values)
@@ -317,7 +328,9 @@ class Trainer:
         self, kind: Kind, values: Mapping[str, float] | None = None, message: str = ""
     ) -> None:
         """To the caller."""
-        left = sum(self.updates(p) for p in self.job.phases[self.at.phase :]) - self.at.local
+        left = sum(self.updates(p) for p in self.ahead)
+        if self.ahead and self.ahead[0].name == self.at.phase:
+            left -= self.at.local
         self.meter.emit(kind, self.at.step, left, values, message)
 
     def announce(self) -> None:
@@ -334,18 +347,22 @@ class Trainer:
         for note in self.job.notes:
             self.emit("note", message=note)
 
-    def check(self, loss: Tensor) -> None:
-        """Stop before a broken loss reaches the weights; a GPU is only asked when it logs."""
+    def check(self, loss: torch.Tensor) -> None:
+        """Stop before a broken loss reaches the weights; a GPU is only asked before it saves."""
         if self.device.type == "cpu" and not math.isfinite(float(loss)):
-            raise self.diverged(float(loss))
+            raise diverged(self.out, float(loss), self.at.step + 1)
 
-    def diverged(self, loss: float) -> TrainingError:
-        """The loss is not a number any more."""
-        return TrainingError(
-            f"The loss became {loss} at step {self.at.step + 1}. The last checkpoint in {self.out} "
-            f"is intact. Lower the learning rate (--set xe.optim.lr=...), use clip_norm=1, or "
-            f"precision=fp32; look at the features with `precap store info` for huge values."
-        )
+    def require_sound(self) -> None:
+        """Before anything is saved, by all ranks together."""
+        if not self.is_sound():
+            raise diverged(self.out, math.nan, self.at.step)
+
+    def is_sound(self) -> bool:
+        """Whether the losses since the last line, and the weights, are numbers."""
+        sums = [p.detach().sum(dtype=torch.float64) for p in self.head.parameters()]
+        if "loss" in self.meter.sums:
+            sums.append(self.meter.sums["loss"].double())
+        return math.isfinite(float(self.ranks.add(torch.stack(sums).sum())))
 
     def updates(self, phase: Phase) -> int:
         """Updates of a whole phase."""

@@ -20,7 +20,7 @@ from precap.extract import views, weights
 from precap.extract.ahead import ahead
 from precap.extract.duplicates import arranged
 from precap.extract.extractors._pixels import Pixels
-from precap.extract.signals import stoppable
+from precap.signals import stoppable
 from precap.types import ImageRef
 from tests.extract import pictures
 
@@ -239,7 +239,7 @@ def test_random_weights_depend_on_seed_and_name_alone() -> None:
 
 def test_signals_become_interrupted_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    with stoppable() as check:
+    with stoppable("All of it is") as check:
         check()
         os.kill(os.getpid(), signal.SIGUSR1)
         with pytest.raises(Interrupted, match="SIGUSR1") as caught:
@@ -252,7 +252,7 @@ def test_outside_the_main_thread_nothing_is_installed() -> None:
     found: list[bool] = []
 
     def inside() -> None:
-        with stoppable() as check:
+        with stoppable("All of it is") as check:
             check()
             found.append(True)
 

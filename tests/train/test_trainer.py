@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from precap.errors import ConfigError, DataError, ResourceError
-from precap.train import checkpoint, run, trainer
+from precap.train import checkpoint, run
 from precap.train.cache import Memory
+from precap.train.result import TrainingError
 from tests.train import toy
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +145,7 @@ def test_the_last_checkpoint_survives_a_loss_that_is_no_number(tmp_path: Path) -
     store, _captions = toy.data()
     for features in store.rows.values():
         features["cells"][...] = np.inf
-    with pytest.raises(trainer.TrainingError, match=r"step 3.*intact"):
+    with pytest.raises(TrainingError, match=r"step 3.*intact"):
         toy.fit(tmp_path / "run", stores={"toy": store})
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
 
@@ -167,8 +168,8 @@ def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"head.dim": 32}, "another head options"),
-        ({"text.threshold": 60}, "another vocabulary"),
+        ({"head.dim": 32}, r"head\.dim 16, now 32"),
+        ({"text.threshold": 60}, r"text\.threshold 1, now 60"),
         ({"features": {"grid": "toy:cells"}, "head": "bad"}, "no head 'bad'"),
     ],
 )
