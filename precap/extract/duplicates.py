@@ -1,6 +1,7 @@
 """Find identical files before planning, so that copies share a shard and are computed once."""
 
 import hashlib
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
@@ -53,7 +54,10 @@ def _split(group: Iterable[ImageRef], key: Callable[[Path], Hashable]) -> Iterab
 
 
 def _size(path: Path) -> Hashable:
-    return path.stat().st_size
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is not a regular file")  # a pipe would never be read to its end
+    return found.st_size
 
 
 def _tail(path: Path) -> Hashable:

@@ -82,6 +82,15 @@ def test_copies_never_straddle_two_shards_when_they_fit_into_one(size: int, tmp_
         assert len(places) == 1
 
 
+@pytest.mark.timeout(20)
+def test_pipes_are_not_read_to_find_copies(tmp_path: Path) -> None:
+    refs = [ImageRef(name, tmp_path / name) for name in ("one", "two", "empty")]
+    os.mkfifo(refs[0].path)
+    os.mkfifo(refs[1].path)
+    refs[2].path.write_bytes(b"")
+    assert arranged(refs, 10) == ["one", "two", "empty"]
+
+
 def test_copies_that_differ_in_the_middle_are_not_copies(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_bytes(b"x" * 100_000)
