@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from precap.errors import ConfigError
+from precap.errors import ConfigError, ImageError
 from precap.extract import runner
 from precap.extract.contract import Setting
 from precap.extract.recipe import build, store_name
@@ -156,6 +157,43 @@ def test_compute_precision_is_part_of_the_identity(compute: str) -> None:
 def test_a_timm_name_that_does_not_exist_is_answered_with_near_ones() -> None:
     with pytest.raises(ConfigError, match="mobilenetv2_100"):
         build("grid:mobilnetv2_100", {}, Setting(weights="random:0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (f"grid:{SMALL}", {"size": 0}, "size.*greater than 0"),
+        (f"grid:{SMALL}", {"cells": -1}, "cells.*greater than 0"),
+        (f"grid:{SMALL}", {"resize": 0}, "resize.*greater than 0"),
+        ("grid:vit_tiny_patch16_224", {"size": 100}, "100 x 100.*img_size"),
+        ("grid:vit_tiny_patch16_224", {"fit": "keep"}, "any size.*fit=crop"),
+        ("grid:vit_tiny_patch16_224", {"cells": 7}, "leave cells out"),
+        ("grid:swin_tiny_patch4_window7_224", {"fit": "keep"}, "any size.*fit=crop"),
+        ("xvlm:0", {}, "size.*greater than 0"),
+        ("xvlm:33", {}, "multiple of 32"),
+        ("clip:ViT-S-32-alt", {"outputs": []}, "outputs.*at least 1"),
+        ("geometry", {"outputs": []}, "outputs.*at least 1"),
+        ("geometry", {"cells": 0}, "cells.*greater than 0"),
+        ("region", {"short": 0}, "short.*greater than 0"),
+        ("vinvl", {"proposals": -3}, "proposals.*greater than 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_before_any_picture(
+    name: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(name, options, Setting(weights="random:0"))
+
+
+def test_a_picture_too_small_for_the_network_costs_only_itself() -> None:
+    made: Any = build("grid", {"preset": "resnet101"}, Setting(weights="random:0"))
+    assert made.shortest == 3
+    for size in ((1, 1), (2, 500), (500, 2)):
+        with pytest.raises(ImageError) as caught:
+            made.prepare(Image.new("RGB", size))
+        assert caught.value.reason == "too-narrow"
+    prepared = made.prepare(Image.new("RGB", (3, 40)))
+    assert made.extract([prepared])[0]["tokens"].shape == (196, 2048)
 
 
 def test_default_shards_hold_about_as_many_bytes_whatever_the_features() -> None:

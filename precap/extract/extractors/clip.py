@@ -1,7 +1,7 @@
 """CLIP image towers through open_clip: patch tokens after ln_post, and the pooled embedding."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import open_clip
@@ -11,7 +11,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from PIL import Image
 from torch import Tensor, nn
 
-from precap.config import as_dict, frozen
+from precap.config import NonEmpty, as_dict, frozen
 from precap.errors import ConfigError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
@@ -37,7 +37,7 @@ class ClipConfig:
     model: str = ""
     pretrained: str = ""
     preset: Literal["", "hin", "clipcap"] = ""
-    outputs: tuple[Output, ...] = ("tokens", "pooled")
+    outputs: Annotated[tuple[Output, ...], NonEmpty] = ("tokens", "pooled")
     quickgelu: bool | None = None
     normalize: bool = False
 
