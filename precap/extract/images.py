@@ -16,6 +16,7 @@ import errno
 import hashlib
 import io
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 #: Larger pictures are refused before they are decoded (Pillow's own warning level).
 MAX_PIXELS = 89_478_485
 REASONS = ("missing", "unreadable", "empty", "not-an-image", "truncated", "corrupt", "too-large")
+
+# Pillow's own remark on a picture that is recorded as failed: too-large.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,16 @@ def test_every_kind_has_its_documented_result(kind: str, tmp_path: Path) -> None
     assert (found.image.mode, found.image.size) == ("RGB", size)
     np.testing.assert_allclose(np.asarray(found.image)[0, 0], corner, atol=6)
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_refused_bomb_leaves_no_remark_of_pillow_on_stderr(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(pictures.KINDS["png-large-bomb"]())
+    code = "import sys; from precap.extract import images; images.read(images.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert said.rstrip().splitlines()[-1].startswith("precap.errors.ImageError: too-large")
+    assert "Warning" not in said
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
