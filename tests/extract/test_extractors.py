@@ -124,13 +124,14 @@ def test_the_command_line_name_picks_the_variant() -> None:
 def test_presets_are_only_short_for_options() -> None:
     setting = Setting(weights="random:0")
     short = build("clip", {"preset": "clipcap"}, setting).spec
-    long = build("clip:ViT-B-32", {"outputs": ["pooled"]}, setting).spec
+    options = {"outputs": ["pooled"], "quickgelu": True}
+    long = build("clip:ViT-B-32", options, setting).spec
     assert short.fingerprint == long.fingerprint
 
 
 def test_openai_weights_need_quickgelu_and_a_bare_file_must_say_so(tmp_path: Path) -> None:
     tower = build("clip:ViT-B-32", {}, Setting(weights="random:0")).tower  # type: ignore[attr-defined]
-    state = {f"visual.{k}": v.half().float() for k, v in tower.state_dict().items()}
+    state = {f"visual.{k}": v for k, v in tower.state_dict().items()}
     file = tmp_path / "openai.safetensors"
     save_file({k: v.contiguous() for k, v in state.items()}, file)
     with pytest.raises(ConfigError, match="quickgelu=true"):
@@ -139,6 +140,15 @@ def test_openai_weights_need_quickgelu_and_a_bare_file_must_say_so(tmp_path: Pat
     right = build("clip:ViT-B-32", {"quickgelu": True}, Setting(weights=str(file)))
     named = build("clip:ViT-B-32-quickgelu", {}, Setting(weights=str(file)))
     assert wrong.spec.fingerprint != right.spec.fingerprint == named.spec.fingerprint
+    for options, quick in (
+        ({"preset": "clipcap"}, True),
+        ({"preset": "clipcap", "quickgelu": False}, False),
+        ({"preset": "clipcap", "pretrained": "laion2b_s34b_b79k"}, False),
+        ({"pretrained": "openai"}, True),
+        ({"pretrained": "laion2b_s34b_b79k"}, False),
+    ):
+        made = build("clip:ViT-B-32", options, Setting(weights=str(file)))
+        assert made.spec.config["quickgelu"] is quick
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp32"])
