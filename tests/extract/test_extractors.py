@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from precap.errors import ConfigError, ImageError
 from precap.extract import runner
 from precap.extract.contract import Setting
+from precap.extract.extractors import clip
 from precap.extract.recipe import build, store_name
 from precap.store import plan, writer
 from precap.types import FeatureSpec, Field, Outcome
@@ -140,15 +141,34 @@ def test_openai_weights_need_quickgelu_and_a_bare_file_must_say_so(tmp_path: Pat
     right = build("clip:ViT-B-32", {"quickgelu": True}, Setting(weights=str(file)))
     named = build("clip:ViT-B-32-quickgelu", {}, Setting(weights=str(file)))
     assert wrong.spec.fingerprint != right.spec.fingerprint == named.spec.fingerprint
-    for options, quick in (
+
+
+@pytest.mark.parametrize(
+    ("options", "quick"),
+    [
+        ({"preset": "hin"}, True),
         ({"preset": "clipcap"}, True),
         ({"preset": "clipcap", "quickgelu": False}, False),
         ({"preset": "clipcap", "pretrained": "laion2b_s34b_b79k"}, False),
+        ({"model": "ViT-B-32-quickgelu"}, True),
         ({"pretrained": "openai"}, True),
         ({"pretrained": "laion2b_s34b_b79k"}, False),
-    ):
-        made = build("clip:ViT-B-32", options, Setting(weights=str(file)))
-        assert made.spec.config["quickgelu"] is quick
+        ({"model": "ViT-B-32-256"}, False),  # OpenAI never published it
+        ({"model": "RN50"}, None),
+        ({}, None),
+    ],
+)
+def test_the_activation_of_a_file_follows_from_what_was_said(
+    options: dict[str, Any], quick: bool | None
+) -> None:
+    config = clip._resolved(clip.ClipConfig(**options))
+    if quick is None:
+        with pytest.raises(ConfigError, match="quickgelu=true for OpenAI's"):
+            clip._quickgelu(config, Setting(weights="some.pt"))
+        assert clip._quickgelu(config, Setting(weights="random:3")) is False
+        assert clip._quickgelu(config, Setting(weights="auto")) is True
+    else:
+        assert clip._quickgelu(config, Setting(weights="some.pt")) is quick
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp32"])
