@@ -17,6 +17,7 @@ _EXHAUSTED = {
     errno.EIO: "the disk reported an input/output error",
     errno.EMFILE: "this process has too many open files",
     errno.ENFILE: "the machine has too many open files",
+    errno.ENOMEM: "the machine has no memory left",
     errno.EROFS: "the file system is read-only",
 }
 

@@ -3,16 +3,20 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as _dataclass
 
 from precap.errors import ConfigError
 from precap.plugins import guess
 
 T = TypeVar("T")
+
+#: Types of options: a whole number above zero; ``Annotated[tuple[X, ...], NonEmpty]``.
+Positive = Annotated[int, Field(gt=0)]
+NonEmpty = Field(min_length=1)
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 

@@ -77,9 +77,8 @@ def extract_features(
     """
     from precap.extract import runner
 
-    chosen = names.split(",") if isinstance(names, str) else list(names)
+    chosen = _settings_of(names, settings)
     refs = dataset(data).images(split)[:images]
-    values = settings if isinstance(settings, Mapping) else config.parse_settings(settings)
     share = _part(part) if isinstance(part, str) else part
     return [
         runner.extract(
@@ -91,7 +90,7 @@ def extract_features(
             on_event=_named(name, on_event),
             **options,
         )
-        for name in chosen
+        for name, values in chosen.items()
     ]
 
 
@@ -103,27 +102,29 @@ def estimate_features(
     split: str | None = None,
     images: int | None = None,
     settings: Sequence[str] | Mapping[str, Any] = (),
-    pace: Mapping[str, Any] | None = None,
+    part: str | tuple[int, int] | None = None,
+    run: Mapping[str, Any] | None = None,
     **setting: Any,
 ) -> "list[Estimate]":
     """What ``extract_features`` would do: images, bytes, shards, time. Writes nothing.
 
-    pace: batch_size, workers, shard_size. setting: weights, device, compute, storage, views,
-    parent.
+    run: batch_size, workers, shard_size, format, compression, retry_failed. setting: weights,
+    device, compute, storage, views, parent. Raises what ``extract_features`` raises at once.
     """
     from precap.extract import runner
 
-    chosen = names.split(",") if isinstance(names, str) else list(names)
+    chosen = _settings_of(names, settings)
     refs = dataset(data).images(split)[:images]
-    values = settings if isinstance(settings, Mapping) else config.parse_settings(settings)
+    share = _part(part) if isinstance(part, str) else part
     return [
         runner.dry_run(
             refs,
             Path(out) / runner.store_name(name),
             runner.make_recipe(name, values, **setting),
-            **(pace or {}),
+            part=share,
+            **(run or {}),
         )
-        for name in chosen
+        for name, values in chosen.items()
     ]
 
 
@@ -330,6 +331,27 @@ def _remember(run: Path, data: Path, stores: "Mapping[str, Store]") -> None:
     atomic.write_text(
         run / SOURCES, json.dumps({"data": str(data.absolute()), "stores": paths}, indent=2)
     )
+
+
+def _settings_of(
+    names: str | Sequence[str], settings: Sequence[str] | Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Extractor -> its options, all of them checked: "clip.size" is for clip, "size" for each."""
+    from precap.extract import recipe
+
+    chosen = names.split(",") if isinstance(names, str) else list(names)
+    values = settings if isinstance(settings, Mapping) else config.parse_settings(settings)
+    kinds = {name.partition(":")[0] for name in chosen}
+    found = {}
+    for name in chosen:
+        own, others = name.partition(":")[0], kinds - {name.partition(":")[0]}
+        found[name] = {
+            key.removeprefix(f"{own}."): value
+            for key, value in values.items()
+            if key.rpartition(".")[0] not in others
+        }
+        recipe.configured(recipe.find(name)[0], name, found[name])
+    return found
 
 
 def _part(text: str) -> tuple[int, int]:

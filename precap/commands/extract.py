@@ -36,7 +36,16 @@ def extract(
         typer.Option(help="auto (cache, then hub), a file, or random:SEED for untrained weights"),
     ] = "auto",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="extractor option, e.g. --set size=288")
+        list[str] | None,
+        typer.Option(
+            "--set", help="extractor option, e.g. --set size=288; for one of several: clip.size=288"
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="region's: torchvision, detectron2 or grid; as --set backend")
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="a file of boxes to describe; as --set boxes")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="images per forward")] = 32,
@@ -101,6 +110,13 @@ def extract(
         raise ConfigError(
             f"Unexpected argument {store}. Extractors are joined by commas: clip,grid"
         )
+    named = {"backend": backend, "boxes": boxes and str(boxes)}
+    chosen = {
+        **config.parse_settings(settings or []),
+        **{key: value for key, value in named.items() if value is not None},
+    }
+    from_array = array_part(os.environ) if part is None and cluster is None else None
+    part = part or from_array
     if dry_run:
         estimates = pipeline.estimate_features(
             names,
@@ -108,8 +124,16 @@ def extract(
             out=out,
             split=split,
             images=images,
-            settings=settings or [],
-            pace={"batch_size": batch_size, "workers": workers, "shard_size": shard_size},
+            settings=chosen,
+            part=part,
+            run={
+                "batch_size": batch_size,
+                "workers": workers,
+                "shard_size": shard_size,
+                "format": format,
+                "compression": compression,
+                "retry_failed": retry_failed,
+            },
             weights=weights,
             device=device,
             compute=compute,
@@ -120,16 +144,14 @@ def extract(
         _show(estimates, as_json)
         return
     with progress.shown("extract", as_json=as_json) as listen:
-        if part is None and cluster is None:
-            part = array_part(os.environ)
-            if part:
-                listen({"note": f"part {part} of the job array"})
+        if from_array:
+            listen({"note": f"part {part} of the job array"})
         reports = pipeline.extract_features(
             names.split(","),
             data=data,
             out=out,
             weights=weights,
-            settings=settings or [],
+            settings=chosen,
             device=device,
             batch_size=batch_size,
             workers=workers,

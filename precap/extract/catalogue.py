@@ -9,6 +9,8 @@ from precap.types import Field
 
 #: Rows assumed for a field whose length differs per image: boxes of a typical picture.
 TYPICAL_ROWS = 50
+#: Fields with one row for every ordered pair of boxes.
+PAIRS = ("relations",)
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 
 
@@ -49,8 +51,9 @@ def field_bytes(field: Field, dtype: str | None = None) -> int:
     """Bytes of one image's array; ``dtype`` replaces that of floating-point fields."""
     kind = dtype if dtype is not None and field.dtype.startswith("float") else field.dtype
     size = _BYTES[kind]
+    rows = TYPICAL_ROWS**2 if field.name in PAIRS else TYPICAL_ROWS
     for length in field.shape:
-        size *= TYPICAL_ROWS if length is None else length
+        size *= rows if length is None else length
     return size
 
 

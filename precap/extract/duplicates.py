@@ -1,6 +1,7 @@
 """Find identical files before planning, so that copies share a shard and are computed once."""
 
 import hashlib
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
@@ -10,31 +11,26 @@ from precap.types import ImageRef
 _TAIL = 4096  # bytes
 
 
-def arranged(refs: Sequence[ImageRef], shard_size: int) -> list[str]:
-    """The ids of ``refs`` in their order, except that copies of one file follow its first one.
+def arranged(refs: Sequence[ImageRef], shard_size: int) -> list[tuple[list[str], int]]:
+    """Ids to plan together, and the shard size at which no group of copies is cut.
 
-    A group of copies that would straddle two shards moves to the start of the next one. Files are
-    compared by size, then by their last 4 KiB, then by sha256, so few are read to the end.
+    First the images without a copy, in their order; then those that are there twice, three times,
+    ...: copies side by side, in shards of whole groups. Only more copies than a shard may hold are
+    cut. Files are compared by size, then by their last 4 KiB, then by sha256, so few are read to
+    the end.
     """
-    groups = [[ref.id for ref in group] for group in _groups(refs)]
-    if len(groups) == len(refs):
-        return [ref.id for ref in refs]
-    out: list[str] = []
-    waiting: list[list[str]] = []
-    for group in groups:
-        if len(group) > 1 and len(out) % shard_size + len(group) > shard_size:
-            waiting.append(group)
-        else:
-            out += group
-        while waiting and len(out) % shard_size == 0:
-            out += waiting.pop(0)
-    return [*out, *(image for group in waiting for image in group)]
+    by_count: dict[int, list[str]] = defaultdict(list)
+    for group in _groups(refs):
+        by_count[len(group)] += [ref.id for ref in group]
+    return [
+        (ids, shard_size // count * count or shard_size) for count, ids in sorted(by_count.items())
+    ]
 
 
 def _groups(refs: Sequence[ImageRef]) -> list[list[ImageRef]]:
     """``refs`` split into lists of identical files, in the order of each list's first."""
     place = {ref.id: number for number, ref in enumerate(refs)}
-    groups: list[list[ImageRef]] = [list(refs)]
+    groups: list[list[ImageRef]] = [list(refs)] if refs else []
     for key in (_size, _tail, _digest):
         groups = [
             part for group in groups for part in (_split(group, key) if len(group) > 1 else [group])
@@ -53,7 +49,10 @@ def _split(group: Iterable[ImageRef], key: Callable[[Path], Hashable]) -> Iterab
 
 
 def _size(path: Path) -> Hashable:
-    return path.stat().st_size
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is not a regular file")  # a pipe would never be read to its end
+    return found.st_size
 
 
 def _tail(path: Path) -> Hashable:

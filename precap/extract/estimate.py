@@ -1,16 +1,19 @@
 """What an extraction would do, before it is done: images, bytes, shards, expected time."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from precap.extract.catalogue import field_bytes
 from precap.extract.contract import Extractor, Setting
+from precap.extract.duplicates import arranged
 from precap.extract.executors.local import Pace
 from precap.extract.flow import computed
 from precap.extract.reading import reader
+from precap.store import plan
+from precap.store.ledger import Ledger
 from precap.types import ImageRef
 
 SAMPLE = 8  # images
@@ -18,7 +21,7 @@ SAMPLE = 8  # images
 
 @dataclass(frozen=True)
 class Estimate:
-    """images: asked for; missing: of these not computed yet; bytes: of all of them on disk.
+    """images: asked for; missing: to be computed by this run; bytes: of all images on disk.
 
     seconds: for the missing ones, measured on ``SAMPLE`` of them.
     """
@@ -42,34 +45,56 @@ class Estimate:
 
 
 def estimate(
-    images: Sequence[ImageRef],
+    images: Mapping[str, ImageRef],
     out: Path,
     extractor: Extractor,
     setting: Setting,
-    shard_size: int,
+    shards: Sequence[Sequence[str]],
     pace: Pace,
 ) -> Estimate:
-    """Look at the store at ``out``, if any, and time a few images; nothing is written."""
-    missing = _missing(images, out)
+    """What computing ``shards`` (see ``todo``) takes, by timing a few; nothing is written."""
+    missing = [images[image] for shard in shards for image in shard]
     spec = extractor.spec
     size = sum(field_bytes(field) for field in spec.fields) * spec.views
     return Estimate(
         store=out,
         images=len(images),
         missing=len(missing),
-        shards=-(-len(missing) // shard_size),
+        shards=len(shards),
         bytes=size * len(images),
         seconds=_seconds(extractor, setting, missing[:SAMPLE], pace) * len(missing),
     )
 
 
-def _missing(images: Sequence[ImageRef], out: Path) -> list[ImageRef]:
-    from precap.store.reader import open_store
+def arrangement(
+    out: Path, extractor: Extractor, refs: Mapping[str, ImageRef], shard_size: int
+) -> list[tuple[list[str], int]]:
+    """What the plan of ``out`` lacks: ids to plan together, with their images per shard."""
+    new = plan.unplanned(out, list(refs))
+    if extractor.reads == "store":
+        return [(new, shard_size)]
+    return arranged([refs[image] for image in new], shard_size)
 
-    if not (out / "store.json").exists():
-        return list(images)
-    store = open_store(out)
-    return [ref for ref in images if store.outcome(ref.id) is None]
+
+def todo(
+    out: Path,
+    extractor: Extractor,
+    refs: Mapping[str, ImageRef],
+    shard_size: int,
+    part: tuple[int, int] | None,
+    *,
+    retry_failed: bool,
+) -> list[list[str]]:
+    """The ids of every shard that a run over ``refs`` would plan, or find planned, and compute."""
+    planned, done = plan.Plan(out), Ledger(out).records
+    shards = [[] if n in done else planned.ids(n) for n in range(planned.shards)]
+    new = arrangement(out, extractor, refs, shard_size)
+    if retry_failed:
+        new.append((plan.failed(out), shard_size))
+    for ids, size in new:
+        shards += [ids[start : start + size] for start in range(0, len(ids), size)]
+    first, step = part or (1, 1)
+    return [ids for ids in shards[first - 1 :: step] if ids and all(i in refs for i in ids)]
 
 
 def _seconds(

@@ -12,8 +12,11 @@ file becomes (tests/extract/test_images.py generates one of each):
 - anything cut short, damaged, empty, too large or not an image fails with one of ``REASONS``.
 """
 
+import errno
 import hashlib
 import io
+import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 89_478_485
 REASONS = ("missing", "unreadable", "empty", "not-an-image", "truncated", "corrupt", "too-large")
 
+# Pillow's own remark on a picture that is recorded as failed: too-large.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,6 +46,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: What the machine lacks, not the file: stops the run instead of failing one image.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _CUT_SHORT = ("truncated", "unexpected end", "eof")
 
 
@@ -74,11 +82,15 @@ def decode(source: bytes | Path) -> Image.Image:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with explained(path, "read"):
-            return path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe is to wait for its writer
+            raise ImageError("unreadable", f"{path} is a folder, pipe, socket or device")
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError("missing", f"there is no file {path}") from error
-    except (PermissionError, IsADirectoryError) as error:
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            with explained(path, "read"):
+                raise
         raise ImageError("unreadable", f"{path}: {error.strerror}") from error
 
 

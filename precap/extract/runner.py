@@ -12,8 +12,7 @@ from precap.errors import ConfigError
 from precap.extract import paths
 from precap.extract.catalogue import field_bytes
 from precap.extract.contract import Extractor, Setting
-from precap.extract.duplicates import arranged
-from precap.extract.estimate import Estimate, estimate
+from precap.extract.estimate import Estimate, arrangement, estimate, todo
 from precap.extract.executors import local
 from precap.extract.executors.local import Pace
 from precap.extract.flow import Shard
@@ -24,7 +23,8 @@ from precap.extract.reading import reader
 from precap.extract.recipe import Recipe, build, store_name
 from precap.extract.report import Report, report
 from precap.signals import stoppable
-from precap.store import plan, writer
+from precap.store import identity, plan, writer
+from precap.store.identity import Identity
 from precap.types import ImageRef
 
 __all__ = [
@@ -104,8 +104,9 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
     refs = {ref.id: ref for ref in dataset_images}
     if len(refs) != len(dataset_images):
         raise ConfigError(f"{len(dataset_images) - len(refs)} image ids appear more than once.")
-    ids = _ordered(made, dataset_images, size)
-    plan.extend(out, ids, shard_size=size, retry_failed=retry_failed)
+    for ids, whole in arrangement(out, made, refs, size):
+        plan.extend(out, ids, shard_size=whole)
+    plan.extend(out, [], shard_size=size, retry_failed=retry_failed)
     pace = Pace(batch_size, workers, forwards(recipe.setting.device))
     if cluster:
         there = _elsewhere(recipe, device)
@@ -115,7 +116,7 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
     return _counted(out, part, refs, on_event or (lambda event: None), run)
 
 
-def dry_run(
+def dry_run(  # noqa: PLR0913 - as extract
     dataset_images: Sequence[ImageRef],
     out: Path,
     recipe: Recipe,
@@ -123,11 +124,22 @@ def dry_run(
     batch_size: int = 32,
     workers: int = 2,
     shard_size: int | None = None,
+    format: str = "hdf5",
+    compression: str = "none",
+    part: tuple[int, int] | None = None,
+    retry_failed: bool = False,
 ) -> Estimate:
-    """What ``extract`` would do for the store at ``out``, measured on a few images."""
+    """What ``extract`` would do for the store at ``out``, measured on a few images.
+
+    Raises StoreError when ``out`` was made by another configuration, as ``extract`` does.
+    """
     made = recipe.build()
+    if (out / "store.json").exists():
+        identity.check_same(out, identity.load(out), Identity(made.spec, format, compression))
     size = shard_size or default_shard_size(made, batch_size)
-    return estimate(dataset_images, out, made, recipe.setting, size, Pace(batch_size, workers))
+    refs = {ref.id: ref for ref in dataset_images}
+    shards = todo(out, made, refs, size, part, retry_failed=retry_failed)
+    return estimate(refs, out, made, recipe.setting, shards, Pace(batch_size, workers))
 
 
 def make_recipe(
@@ -223,12 +235,6 @@ def _elsewhere(recipe: Recipe, device: str) -> Recipe:
     parent = recipe.setting.parent
     setting = replace(recipe.setting, device=device, parent=parent and parent.resolve())
     return replace(recipe, setting=setting)
-
-
-def _ordered(extractor: Extractor, refs: Sequence[ImageRef], shard_size: int) -> list[str]:
-    if extractor.reads == "store":
-        return [ref.id for ref in refs]
-    return arranged(refs, shard_size)
 
 
 def _whole(weights: str) -> str:

@@ -26,6 +26,19 @@ State = dict[str, torch.Tensor]
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".pkl")
 
 
+#: How torch's files begin: a zip archive, or a bare pickle of older versions.
+_CHECKPOINTS = (b"PK\x03\x04", b"\x80")
+#: From a pickle to a file that cannot run code; unwraps as ``load_state`` does.
+_CONVERT = (
+    "import torch, safetensors.torch as s; "
+    "m = torch.load('{}', weights_only=False, map_location='cpu'); names = dict(m) if "
+    "isinstance(m, dict) else {{}}; m = next((names[k] for k in ('state_dict', 'model', "
+    "'model_state_dict') if k in names), m); m = m.state_dict() if hasattr(m, 'state_dict') "
+    "else m; s.save_file({{k: v.clone().contiguous() for k, v in m.items() "
+    "if torch.is_tensor(v)}}, '{}')"
+)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the published weights of one model are kept.
@@ -160,19 +173,34 @@ def _content(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ConfigError(
-            f"{path} is damaged, or a pickle that could run code, and was not loaded. If you trust "
-            f'where it comes from, convert it once: python -c "import torch, safetensors.torch as '
-            f"s; m = torch.load('{path.name}', weights_only=False, map_location='cpu'); m = "
-            f"m.state_dict() if hasattr(m, 'state_dict') else m; s.save_file({{k: v.contiguous() "
-            f"for k, v in m.items()}}, '{path.stem}.safetensors')\" and give that file."
-        ) from error
     except Exception as error:
-        raise ConfigError(f"{path} is not a checkpoint that can be read: {error}") from error
+        raise ConfigError(f"{path} {_why(path, error)}") from error
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} holds {type(content).__name__}, not named tensors.")
     return content
+
+
+def _why(path: Path, error: Exception) -> str:
+    """What is wrong with a file that could not be loaded, and what to do about it."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if path.suffix != ".safetensors" and not start.startswith(_CHECKPOINTS):
+        return (
+            f"is no checkpoint: it begins with {start!r}, like neither of torch's formats. If it "
+            f"is a web page or a pointer saved under that name, download it again."
+        )
+    if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
+        return (
+            f"is a pickle that could run code, and was not loaded. If you trust where it comes "
+            f'from, convert it once: python -c "{_CONVERT.format(path, _converted(path))}" and '
+            f"give {_converted(path)}."
+        )
+    said = str(error).partition("\n")[0]
+    return f"is damaged ({said}): cut short or changed on its way. Copy or download it again."
+
+
+def _converted(path: Path) -> Path:
+    return path.with_suffix(".safetensors")
 
 
 def _own(source: Source) -> Path | None:
@@ -198,8 +226,9 @@ def _missing(source: Source) -> str:
     if source.url:
         ways.append(f"download {source.url}")
     how = f" To get it: {'; or '.join(ways)}." if ways else ""
+    hub = "the hub could not be reached" if source.repo else "no hub offers them"
     return (
-        f"The weights of {source.name} are not on this machine and the hub could not be reached. "
+        f"The weights of {source.name} are not on this machine and {hub}. "
         f"Put the file at {place} (.pt, .pth, .th, .bin work too) or pass --weights FILE.{how} For "
         f"a trial without real weights: --weights random:0."
     )

@@ -208,6 +208,12 @@ def _load(path: Path) -> Generation:
     )
 
 
+def unplanned(path: Path, ids: Sequence[str]) -> list[str]:
+    """Those of ``ids`` that the store at ``path`` does not plan yet, each once, in their order."""
+    check_ids(ids)
+    return _unplanned(Plan(path), ids)
+
+
 def extend(
     path: Path, ids: Sequence[str], *, shard_size: int = SHARD_SIZE, retry_failed: bool = False
 ) -> int:
@@ -241,6 +247,11 @@ def _unplanned(plan: Plan, ids: Sequence[str]) -> list[str]:
 
     unique = list(dict.fromkeys(ids))
     return Table.of_plan(plan).missing(unique) if plan.shards else unique
+
+
+def failed(path: Path) -> list[str]:
+    """The ids that ``extend`` with ``retry_failed`` would plan again."""
+    return _failed(Plan(path), path)
 
 
 def _failed(plan: Plan, path: Path) -> list[str]:

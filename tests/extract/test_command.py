@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from precap.cli import app
 from precap.extract import catalogue, runner
+from precap.extract.recipe import store_name
 from precap.store.reader import open_store
+from precap.types import Field
+from tests.command import Precap
 from tests.extract.conftest import write_photos
 from tests.extract.test_extractors import BOXES, regions
 
@@ -43,6 +47,74 @@ def test_all_image_extractors(dataset: Path, tmp_path: Path) -> None:
         assert row["tokens"].shape[1] == width
         assert np.isfinite(row["pooled"]).all()
         assert row["tokens"].dtype == np.float16
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("name", "options", "why", "fields"),
+    [
+        ("grid", ("preset=resnet101",), "too-narrow", {"tokens": (196, 2048), "pooled": (2048,)}),
+        ("clip:RN50", (), "", {"tokens": (49, 2048), "pooled": (1024,)}),
+        (
+            "bottomup:fixed36",
+            ("short=64", "long=96", "proposals=40"),
+            "no-regions",
+            {"region": (36, 2048), "attributes": (36,)},
+        ),
+    ],
+)
+def test_large_networks_and_a_picture_of_one_pixel(
+    name: str,
+    options: tuple[str, ...],
+    why: str,
+    fields: dict[str, tuple[int, ...]],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    Image.new("RGB", (1, 1)).save(tmp_path / "photos" / "0001.jpg")
+    settings = [word for option in options for word in ("--set", option)]
+    where = ["--data", str(dataset), "--out", str(tmp_path), "--device", "cpu"]
+    said = call("extract", name, *where, "--weights", "random:0", *settings, "--json", code=3)
+    report = json.loads(said)
+    assert (report["ok"], report["failed"]) == ((2, 2) if why else (3, 1))
+    assert not why or report["reasons"][f"failed: {why}"] == 1
+    row = open_store(tmp_path / store_name(name)).read("0002")
+    for field, shape in fields.items():
+        assert row[field].shape[1:] == shape[1:]
+        assert row[field].shape[0] <= shape[0]
+        assert np.isfinite(row[field]).all()
+
+
+def test_one_wrong_name_or_option_stops_before_the_first_is_computed(
+    dataset: Path, tmp_path: Path, precap: Precap
+) -> None:
+    where = ("--data", dataset, "--out", tmp_path / "out", "--weights", "random:0")
+    names = "grid:mobilenetv2_035,clip:ViT-S-32-alt"
+    for more in ((f"{names},klip",), (names, "--set", "normalize=true")):
+        said = precap.refused("extract", *more, *where, code=2)
+        assert "Did you mean 'clip'" in said or "no option 'normalize'" in said
+        assert not (tmp_path / "out").exists()
+    own = ("--set", "clip.normalize=true", "--set", "grid.cells=2", "--dry-run")
+    assert "grid-mobilenetv2_035: 4 images" in precap("extract", names, *where, *own)
+    said = precap.refused("extract", "clip", *where, "--boxes", tmp_path, code=2)
+    assert "no option 'boxes'" in said
+
+
+def test_every_output_of_geometry(tmp_path: Path) -> None:
+    for ref, name in zip(write_photos(tmp_path / "photos", 3), BOXES, strict=True):
+        ref.path.rename(ref.path.with_name(f"{name}.jpg"))
+    call("data", "prepare", str(tmp_path / "photos"), "--out", str(tmp_path / "data"))
+    parent = regions(tmp_path / "regions")
+    where = ["--data", str(tmp_path / "data"), "--out", str(tmp_path), "--parent", str(parent)]
+    call("extract", "geometry", *where, "--set", "outputs=[rows, columns, relations]")
+    row = open_store(tmp_path / "geometry").read("two")
+    assert {name: array.shape for name, array in row.items()} == {
+        "rows": (2, 12),
+        "columns": (2, 12),
+        "relations": (4, 4),
+    }
+    field = Field("relations", "weights", (None, 4), "float16")
+    assert catalogue.field_bytes(field) == catalogue.TYPICAL_ROWS**2 * 4 * 2
 
 
 def test_geometry_of_a_region_store(dataset: Path, tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from precap.errors import ConfigError
+from precap.errors import ConfigError, ImageError
 from precap.extract import runner
 from precap.extract.contract import Setting
+from precap.extract.extractors import clip
 from precap.extract.recipe import build, store_name
 from precap.store import plan, writer
 from precap.types import FeatureSpec, Field, Outcome
@@ -123,13 +125,14 @@ def test_the_command_line_name_picks_the_variant() -> None:
 def test_presets_are_only_short_for_options() -> None:
     setting = Setting(weights="random:0")
     short = build("clip", {"preset": "clipcap"}, setting).spec
-    long = build("clip:ViT-B-32", {"outputs": ["pooled"]}, setting).spec
+    options = {"outputs": ["pooled"], "quickgelu": True}
+    long = build("clip:ViT-B-32", options, setting).spec
     assert short.fingerprint == long.fingerprint
 
 
 def test_openai_weights_need_quickgelu_and_a_bare_file_must_say_so(tmp_path: Path) -> None:
     tower = build("clip:ViT-B-32", {}, Setting(weights="random:0")).tower  # type: ignore[attr-defined]
-    state = {f"visual.{k}": v.half().float() for k, v in tower.state_dict().items()}
+    state = {f"visual.{k}": v for k, v in tower.state_dict().items()}
     file = tmp_path / "openai.safetensors"
     save_file({k: v.contiguous() for k, v in state.items()}, file)
     with pytest.raises(ConfigError, match="quickgelu=true"):
@@ -138,6 +141,34 @@ def test_openai_weights_need_quickgelu_and_a_bare_file_must_say_so(tmp_path: Pat
     right = build("clip:ViT-B-32", {"quickgelu": True}, Setting(weights=str(file)))
     named = build("clip:ViT-B-32-quickgelu", {}, Setting(weights=str(file)))
     assert wrong.spec.fingerprint != right.spec.fingerprint == named.spec.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "quick"),
+    [
+        ({"preset": "hin"}, True),
+        ({"preset": "clipcap"}, True),
+        ({"preset": "clipcap", "quickgelu": False}, False),
+        ({"preset": "clipcap", "pretrained": "laion2b_s34b_b79k"}, False),
+        ({"model": "ViT-B-32-quickgelu"}, True),
+        ({"pretrained": "openai"}, True),
+        ({"pretrained": "laion2b_s34b_b79k"}, False),
+        ({"model": "ViT-B-32-256"}, False),  # OpenAI never published it
+        ({"model": "RN50"}, None),
+        ({}, None),
+    ],
+)
+def test_the_activation_of_a_file_follows_from_what_was_said(
+    options: dict[str, Any], quick: bool | None
+) -> None:
+    config = clip._resolved(clip.ClipConfig(**options))
+    if quick is None:
+        with pytest.raises(ConfigError, match="quickgelu=true for OpenAI's"):
+            clip._quickgelu(config, Setting(weights="some.pt"))
+        assert clip._quickgelu(config, Setting(weights="random:3")) is False
+        assert clip._quickgelu(config, Setting(weights="auto")) is True
+    else:
+        assert clip._quickgelu(config, Setting(weights="some.pt")) is quick
 
 
 @pytest.mark.parametrize("compute", ["bf16", "fp32"])
@@ -156,6 +187,43 @@ def test_compute_precision_is_part_of_the_identity(compute: str) -> None:
 def test_a_timm_name_that_does_not_exist_is_answered_with_near_ones() -> None:
     with pytest.raises(ConfigError, match="mobilenetv2_100"):
         build("grid:mobilnetv2_100", {}, Setting(weights="random:0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (f"grid:{SMALL}", {"size": 0}, "size.*greater than 0"),
+        (f"grid:{SMALL}", {"cells": -1}, "cells.*greater than 0"),
+        (f"grid:{SMALL}", {"resize": 0}, "resize.*greater than 0"),
+        ("grid:vit_tiny_patch16_224", {"size": 100}, "100 x 100.*img_size"),
+        ("grid:vit_tiny_patch16_224", {"fit": "keep"}, "any size.*fit=crop"),
+        ("grid:vit_tiny_patch16_224", {"cells": 7}, "leave cells out"),
+        ("grid:swin_tiny_patch4_window7_224", {"fit": "keep"}, "any size.*fit=crop"),
+        ("xvlm:0", {}, "size.*greater than 0"),
+        ("xvlm:33", {}, "multiple of 32"),
+        ("clip:ViT-S-32-alt", {"outputs": []}, "outputs.*at least 1"),
+        ("geometry", {"outputs": []}, "outputs.*at least 1"),
+        ("geometry", {"cells": 0}, "cells.*greater than 0"),
+        ("region", {"short": 0}, "short.*greater than 0"),
+        ("vinvl", {"proposals": -3}, "proposals.*greater than 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_before_any_picture(
+    name: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(name, options, Setting(weights="random:0"))
+
+
+def test_a_picture_too_small_for_the_network_costs_only_itself() -> None:
+    made: Any = build("grid", {"preset": "resnet101"}, Setting(weights="random:0"))
+    assert made.shortest == 3
+    for size in ((1, 1), (2, 500), (500, 2)):
+        with pytest.raises(ImageError) as caught:
+            made.prepare(Image.new("RGB", size))
+        assert caught.value.reason == "too-narrow"
+    prepared = made.prepare(Image.new("RGB", (3, 40)))
+    assert made.extract([prepared])[0]["tokens"].shape == (196, 2048)
 
 
 def test_default_shards_hold_about_as_many_bytes_whatever_the_features() -> None:

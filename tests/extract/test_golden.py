@@ -122,6 +122,18 @@ def test_resnet101_grid(tmp_path: Path) -> None:
         case.close(name, array, atol=1e-4 * case.rms(name), rtol=1e-4)
 
 
+def test_resnet101_map_before_it_is_averaged_to_cells(tmp_path: Path) -> None:
+    case = golden.load("resnet101_grid")
+    made: Any = extractor("grid", case.state(), tmp_path, preset="resnet101")
+    made.cells = None
+    found = run(made, None)["tokens"]  # (300, 2048): 15 x 20 positions, row-major
+    channels, height, width = case.expected["layer4_shape"].tolist()
+    assert found.shape == (height * width, channels)
+    expected = {"layer4_head": found[:8, :64], **golden.summaries("layer4", found)}
+    for name, array in expected.items():
+        case.close(name, array, atol=1e-4 * case.rms(name), rtol=1e-4)
+
+
 def test_pairwise_geometry() -> None:
     case = golden.load("geometry")
     for unit in ("relative", "pixels"):
@@ -146,3 +158,8 @@ def test_grid_weights() -> None:
     }
     for name, array in expected.items():
         case.close(name, array, atol=1e-5)
+    # ORT's vectors, which precap does not make, leave out the cell in which a box ends.
+    for name, shares in (("ort01_vertical", rows), ("ort01_horizontal", columns)):
+        touched = case.expected[name] == 1
+        assert (shares[touched] > 0).all()
+        assert ((shares > 0).sum(1) - touched.sum(1) <= 1).all()

@@ -1,6 +1,8 @@
 """The small parts: reading ahead, copies, views, preprocessing, weights, signals."""
 
+import argparse
 import os
+import re
 import signal
 import threading
 import time
@@ -65,21 +67,38 @@ def _files(tmp_path: Path, contents: str) -> list[ImageRef]:
     return refs
 
 
-def test_copies_follow_their_first_one(tmp_path: Path) -> None:
+def test_copies_follow_their_first_one_in_shards_of_their_own(tmp_path: Path) -> None:
     refs = _files(tmp_path, "abcadb")
-    assert arranged(refs, 100) == ["a0", "a3", "b1", "b5", "c2", "d4"]
+    assert arranged(refs, 100) == [(["c2", "d4"], 100), (["a0", "a3", "b1", "b5"], 100)]
+    assert arranged(refs, 3) == [(["c2", "d4"], 3), (["a0", "a3", "b1", "b5"], 2)]
     distinct = _files(tmp_path, "efgh")
-    assert arranged(distinct, 2) == [ref.id for ref in distinct]
+    assert arranged(distinct, 2) == [([ref.id for ref in distinct], 2)]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_copies_never_straddle_two_shards_when_they_fit_into_one(size: int, tmp_path: Path) -> None:
-    refs = _files(tmp_path, "abcdaefbghcd")
-    order = arranged(refs, size)
-    assert sorted(order) == sorted(ref.id for ref in refs)
-    for letter in "abcd":
-        places = {place // size for place, image in enumerate(order) if image[0] == letter}
-        assert len(places) == 1
+    refs = _files(tmp_path, "abcdaefbghcdabzz")
+    plans = arranged(refs, size)
+    assert sorted(image for ids, _ in plans for image in ids) == sorted(ref.id for ref in refs)
+    assert all(whole <= size for _, whole in plans)
+    for letter in "abcdz":
+        count = sum(ref.id[0] == letter for ref in refs)
+        shards = {
+            (number, place // whole)
+            for number, (ids, whole) in enumerate(plans)
+            for place, image in enumerate(ids)
+            if image[0] == letter
+        }
+        assert len(shards) == 1 or count > size
+
+
+@pytest.mark.timeout(20)
+def test_pipes_are_not_read_to_find_copies(tmp_path: Path) -> None:
+    refs = [ImageRef(name, tmp_path / name) for name in ("one", "two", "empty")]
+    os.mkfifo(refs[0].path)
+    os.mkfifo(refs[1].path)
+    refs[2].path.write_bytes(b"")
+    assert arranged(refs, 10) == [(["one", "two", "empty"], 10)]
 
 
 def test_copies_that_differ_in_the_middle_are_not_copies(tmp_path: Path) -> None:
@@ -87,7 +106,7 @@ def test_copies_that_differ_in_the_middle_are_not_copies(tmp_path: Path) -> None
     one.write_bytes(b"x" * 100_000)
     two.write_bytes(b"y" + b"x" * 99_999)
     refs = [ImageRef("one", one), ImageRef("gone", tmp_path / "gone"), ImageRef("two", two)]
-    assert arranged(refs, 10) == ["one", "gone", "two"]
+    assert arranged(refs, 10) == [(["one", "gone", "two"], 10)]
 
 
 def test_every_operation_of_the_policy_keeps_size_and_changes_pixels() -> None:
@@ -191,6 +210,46 @@ def test_a_pickle_that_runs_code_is_refused_with_the_way_to_convert(tmp_path: Pa
     with pytest.raises(ConfigError, match="save_file"):
         weights.load_state(file)
     assert not mark.exists()
+
+
+def test_the_way_to_convert_works_on_what_training_scripts_save(tmp_path: Path) -> None:
+    network = torch.nn.Linear(3, 2)
+    tied = {"a.w": network.weight, "b.w": network.weight}
+    for content in (
+        {"model": tied, "args": argparse.Namespace(lr=1.0), "epoch": 3},
+        {"model": network, "step": 1},
+        network,
+    ):
+        file = tmp_path / "model.pth"
+        torch.save(content, file)
+        with pytest.raises(ConfigError, match="could run code") as caught:
+            weights.load_state(file)
+        command = re.search(r'python -c "(.*?)"', str(caught.value))
+        assert command is not None
+        exec(command[1], {})
+        assert len(weights.load_state(tmp_path / "model.safetensors")) == 2
+
+
+def test_cut_short_and_no_checkpoint_at_all_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "model.pth"
+    for legacy in (False, True):
+        torch.save({"w": torch.ones(5000)}, file, _use_new_zipfile_serialization=not legacy)
+        file.write_bytes(file.read_bytes()[:3000])
+        with pytest.raises(ConfigError, match="is damaged") as caught:
+            weights.load_state(file)
+        assert "save_file" not in str(caught.value)
+    for text in ("<!DOCTYPE html><html>404", "version https://git-lfs.github.com/spec/v1", ""):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="no checkpoint.*download it again"):
+            weights.load_state(file)
+
+
+def test_weights_that_no_hub_has_do_not_blame_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRECAP_WEIGHTS", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"vinvl_x.*no hub offers them"):
+        weights.find("auto", weights.Source("vinvl_x", files=()))
 
 
 def test_a_damaged_file_is_a_clear_error(tmp_path: Path) -> None:

@@ -137,14 +137,11 @@ def test_another_configuration_is_another_store(
         run([*refs, refs[0]], tmp_path / "third")
 
 
-def test_copies_of_a_file_are_computed_once(
-    tmp_path: Path, photos: Photos, edges_extractor: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def forwarded(edges_extractor: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of pictures in every forward."""
     from mylab.edges import Edges  # type: ignore[import-not-found]
 
-    refs = photos(20)
-    for place in (7, 15, 19):
-        shutil.copy(refs[2].path, refs[place].path)
     seen: list[int] = []
     real = Edges.extract
 
@@ -153,8 +150,41 @@ def test_copies_of_a_file_are_computed_once(
         return real(self, batch)
 
     monkeypatch.setattr(Edges, "extract", counting)
+    return seen
+
+
+@pytest.mark.parametrize("size", [3, 4, 8])
+def test_nine_pictures_of_three_are_three_forwards(
+    size: int, tmp_path: Path, photos: Photos, forwarded: list[int]
+) -> None:
+    refs = photos(9)
+    for place in range(3, 9):
+        shutil.copy(refs[place % 3].path, refs[place].path)
+    report = run(refs, tmp_path / "store", shard_size=size)
+    assert (report.ok, sum(forwarded)) == (9, 3)
+    assert run(refs, tmp_path / "store", shard_size=size).computed == 0
+
+
+def test_more_copies_than_a_shard_holds_and_copies_of_a_later_run_are_computed_again(
+    tmp_path: Path, photos: Photos, forwarded: list[int]
+) -> None:
+    refs = photos(5)
+    for ref in refs[1:]:
+        shutil.copy(refs[0].path, ref.path)
+    run(refs[:3], tmp_path / "store", shard_size=2)
+    assert sum(forwarded) == 2
+    run(refs, tmp_path / "store", shard_size=2)
+    assert sum(forwarded) == 3
+
+
+def test_copies_of_a_file_are_computed_once(
+    tmp_path: Path, photos: Photos, forwarded: list[int]
+) -> None:
+    refs = photos(20)
+    for place in (7, 15, 19):
+        shutil.copy(refs[2].path, refs[place].path)
     report = run(refs, tmp_path / "store")
-    assert (report.ok, sum(seen)) == (20, 17)
+    assert (report.ok, sum(forwarded)) == (20, 17)
     store = open_store(tmp_path / "store")
     first = store.read(refs[2].id)["edges"]
     assert all(np.array_equal(store.read(refs[p].id)["edges"], first) for p in (7, 15, 19))
@@ -234,6 +264,31 @@ def test_int8_storage_is_close_and_small(
         one, other = exact.read(ref.id)["edges"], small.read(ref.id)["edges"]
         step = np.abs(one).max(-1, keepdims=True) / 127
         assert (np.abs(one - other) <= 0.51 * step).all()
+
+
+def test_a_dry_run_says_what_the_run_will_do(
+    tmp_path: Path, photos: Photos, edges_extractor: str
+) -> None:
+    refs, out = photos(30), tmp_path / "store"
+    good = refs[3].path.read_bytes()
+    refs[3].path.write_bytes(good[: len(good) // 2])
+    shutil.copy(refs[20].path, refs[25].path)
+    run(refs[:12], out, part=(1, 2))
+    made = runner.make_recipe(edges_extractor, weights="random:0", device="cpu")
+    for options in (
+        {"part": (2, 3)},
+        {"part": (1, 2), "retry_failed": True},
+        {"retry_failed": True},
+        {},
+    ):
+        said = runner.dry_run(refs, out, made, shard_size=8, **options)  # type: ignore[arg-type]
+        assert said.missing == run(refs, out, **options).computed
+    assert said.missing == 0
+    other = runner.make_recipe(edges_extractor, {"cells": 3}, weights="random:0", device="cpu")
+    with pytest.raises(StoreError, match=r"config\.cells"):
+        runner.dry_run(refs, out, other)
+    with pytest.raises(StoreError, match="zarr"):
+        runner.dry_run(refs, out, made, format="zarr")
 
 
 def test_parts_share_the_work_without_overlap(

@@ -26,13 +26,13 @@ class GivenBoxes:
     """The boxes of every image in one file; ``digest`` (sha256 of the file) belongs in a spec."""
 
     def __init__(self, path: Path) -> None:
-        """Read ``path``; ConfigError when it is missing or of another layout."""
+        """Read ``path``; ConfigError when it is missing or an entry is of another layout."""
         self.path, self.entries = path, _read(path)
         self.digest = weights.sha256(path)
         self.extras = tuple(
             name
             for name in ("scores", "classes")
-            if all(len(e.get(name, ())) == len(e["boxes"]) for e in self.entries.values())
+            if all(name in entry for entry in self.entries.values())
         )
 
     @property
@@ -52,17 +52,17 @@ class GivenBoxes:
         is not a box.
         """
         entry = self._entry(image)
-        boxes = np.asarray(entry["boxes"], np.float64).reshape(-1, 4)
+        boxes = entry["boxes"]
         if not len(boxes):
             raise ImageError("no-boxes", f"{self.path} lists no box for this image", skipped=True)
         width, height = entry.get("width", image.width), entry.get("height", image.height)
         boxes = boxes * np.array([image.width / width, image.height / height] * 2)
         boxes = boxes.clip(0, [image.width, image.height] * 2).astype(np.float32)
-        if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
+        if not (boxes[:, 2:] > boxes[:, :2]).all():
             raise ImageError("bad-boxes", f"{self.path} has a box without area for this image")
         found: dict[str, NDArray[Any]] = {"boxes": boxes}
         for name in self.extras:
-            found[name] = np.asarray(entry[name], np.float32 if name == "scores" else np.int64)
+            found[name] = entry[name]
         return found
 
     def _entry(self, image: Image.Image) -> Mapping[str, Any]:
@@ -95,12 +95,44 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"Could not read the boxes file {path}: {error.strerror}.") from error
     except ValueError as error:
         raise ConfigError(f"The boxes file {path} is not JSON: {error}.") from error
-    wrong = not isinstance(entries, dict) or not all(
-        isinstance(e, dict) and isinstance(e.get("boxes"), list) for e in entries.values()
-    )
-    if wrong:
+    if not isinstance(entries, dict):
         raise ConfigError(
             f'The boxes file {path} must map image files to {{"width", "height", "boxes"}}, boxes '
             f"as lists of x1, y1, x2, y2 in pixels."
         )
-    return dict(entries)
+    return {
+        name: _checked(entry, f"The boxes file {path}, {name!r}") for name, entry in entries.items()
+    }
+
+
+def _checked(entry: Any, where: str) -> dict[str, Any]:
+    """An entry with its lists as arrays: boxes (N, 4) float64, scores float32, classes int64."""
+    boxes = _numbers(entry.get("boxes") if isinstance(entry, dict) else None, (4,))
+    if boxes is None:
+        raise ConfigError(f"{where}: boxes must be a list of x1, y1, x2, y2, finite numbers.")
+    checked: dict[str, Any] = {"boxes": boxes.reshape(-1, 4)}
+    for name in {"width", "height"} & entry.keys():
+        size = _numbers([entry[name]])
+        if size is None or size[0] <= 0:
+            raise ConfigError(f"{where}: {name} is {entry[name]!r}; it must be above zero.")
+        checked[name] = float(size[0])
+    for name, kind in (("scores", np.float32), ("classes", np.int64)):
+        if name not in entry:
+            continue
+        values = _numbers(entry[name])
+        whole = values is not None and (name == "scores" or (values % 1 == 0).all())
+        if values is None or len(values) != len(boxes) or not whole:
+            what = "numbers" if name == "scores" else "whole numbers"
+            raise ConfigError(f"{where}: {name} must be {len(boxes)} {what}, one for each box.")
+        checked[name] = values.astype(kind)
+    return checked
+
+
+def _numbers(values: Any, row: tuple[int, ...] = ()) -> NDArray[np.float64] | None:
+    """A JSON list of finite numbers, or of rows of them, as an array; None for anything else."""
+    try:
+        array = np.asarray(values if isinstance(values, list) else None)
+    except ValueError:  # rows of several lengths
+        return None
+    fits = array.dtype.kind in "iuf" and (array.shape[1:] == row or not len(array))
+    return array.astype(np.float64) if fits and np.isfinite(array).all() else None

@@ -1,17 +1,16 @@
 """CLIP image towers through open_clip: patch tokens after ln_post, and the pooled embedding."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import open_clip
-import torch
 from open_clip.model import _build_vision_tower
 from open_clip.modified_resnet import ModifiedResNet
 from PIL import Image
 from torch import Tensor, nn
 
-from precap.config import as_dict, frozen
+from precap.config import NonEmpty, as_dict, frozen
 from precap.errors import ConfigError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
@@ -29,15 +28,17 @@ class ClipConfig:
     "openai" where there is one, else the first.
 
     preset: "hin" = ViT-L-14 tokens and pooled; "clipcap" = pooled alone, not normalised, ViT-B-32
-    unless ``model`` says otherwise; both are OpenAI's weights. outputs: which fields to keep;
-    "projected" = every token times the projection, in the space of ``pooled``. quickgelu: the
-    activation OpenAI trained with; None = what the weights need. normalize: pooled of length 1.
+    unless ``model`` says otherwise; both are OpenAI's weights, so both mean quickgelu=true unless
+    ``pretrained`` names others. outputs: which fields to keep; "projected" = every token times the
+    projection, in the space of ``pooled``. quickgelu: the activation OpenAI trained with; None =
+    what ``pretrained`` needs, to be said for a FILE that may be OpenAI's. normalize: pooled of
+    length 1.
     """
 
     model: str = ""
     pretrained: str = ""
     preset: Literal["", "hin", "clipcap"] = ""
-    outputs: tuple[Output, ...] = ("tokens", "pooled")
+    outputs: Annotated[tuple[Output, ...], NonEmpty] = ("tokens", "pooled")
     quickgelu: bool | None = None
     normalize: bool = False
 
@@ -60,7 +61,7 @@ class Clip:
         config = _resolved(config)
         found = weights.find(setting.weights, _source(config))
         state = {} if found.path is None else _tower_part(weights.load_state(found.path))
-        quick = _quickgelu(config, setting, state)
+        quick = _quickgelu(config, setting)
         self.device, self.setting = _compute.device(setting), setting
         self.tower = _tower(config.model, quick).eval()
         if found.path is None:
@@ -123,7 +124,6 @@ def _resolved(config: ClipConfig) -> ClipConfig:
     """Presets and defaults spelt out: equal features have equal specs, however asked for."""
     known = open_clip.list_models()
     name = config.model or ("ViT-L-14" if config.preset == "hin" else "ViT-B-32")
-    quick = True if name.endswith("-quickgelu") else config.quickgelu
     plain = name.removesuffix("-quickgelu")
     name = plain if plain in known else name
     if name not in known:
@@ -132,6 +132,11 @@ def _resolved(config: ClipConfig) -> ClipConfig:
     tag = config.pretrained or ("openai" if "openai" in tags else next(iter(tags), ""))
     if config.pretrained and tag not in tags:
         raise ConfigError(f"open_clip has no {name} weights {tag!r}.{guess(tag, tags)}")
+    quick = True if config.model.endswith("-quickgelu") else config.quickgelu
+    if quick is None and config.preset and tag == "openai":
+        quick = True
+    elif quick is None and config.pretrained:
+        quick = _trained_quick(name, tag)
     return ClipConfig(
         model=name,
         pretrained=tag,
@@ -155,27 +160,24 @@ def _source(config: ClipConfig) -> weights.Source:
     return weights.Source(name, repo=repo, files=files, url=known.get("url", ""))
 
 
-def _quickgelu(config: ClipConfig, setting: Setting, state: weights.State) -> bool:
+def _trained_quick(model: str, tag: str) -> bool:
+    return bool(open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False))
+
+
+def _quickgelu(config: ClipConfig, setting: Setting) -> bool:
     """Which activation the weights were trained with: the wrong one costs accuracy silently."""
     if config.quickgelu is not None:
         return config.quickgelu
     if setting.weights == "auto":
-        return bool(_tag(config).get("quick_gelu", False))
-    if state and _looks_like_openai(config.model, state):
+        return _trained_quick(config.model, config.pretrained)
+    if config.pretrained == "openai" and not setting.weights.startswith("random:"):
         raise ConfigError(
-            f"{setting.weights} looks like OpenAI's {config.model}, which was trained with "
-            f"QuickGELU, while open_clip's {config.model} uses GELU. Say which: "
-            f"--set quickgelu=true (or the model name {config.model}-quickgelu) or quickgelu=false."
+            f"{setting.weights} may be OpenAI's {config.model}, which was trained with QuickGELU, "
+            f"or another, trained with GELU; the file does not say. Say which: --set "
+            f"quickgelu=true for OpenAI's (or the model name {config.model}-quickgelu), "
+            f"quickgelu=false for LAION's and most others."
         )
     return False
-
-
-def _looks_like_openai(model: str, state: weights.State) -> bool:
-    """OpenAI published half precision: every number of the first kernel is exact in float16."""
-    if "openai" not in open_clip.list_pretrained_tags_by_model(model):
-        return False
-    kernel = state.get("conv1.weight")
-    return kernel is not None and bool(torch.equal(kernel.half().float(), kernel.float()))
 
 
 def _tower(name: str, quick: bool) -> nn.Module:

@@ -1,13 +1,13 @@
 """Geometry of another store's boxes, without images: spatial weights, pairwise terms."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precap import geometry
-from precap.config import as_dict, frozen
+from precap.config import NonEmpty, Positive, as_dict, frozen
 from precap.errors import ConfigError
 from precap.extract.contract import About, Prepared, Setting
 from precap.types import Features, FeatureSpec, Field, Role
@@ -33,8 +33,8 @@ class GeometryConfig:
     boxes; "auto" divides by the parent's ``size`` field.
     """
 
-    cells: int = 12
-    outputs: tuple[Output, ...] = ("weights", "boxes")
+    cells: Positive = 12
+    outputs: Annotated[tuple[Output, ...], NonEmpty] = ("weights", "boxes")
     mode: Literal["cell", "area", "box"] = "cell"
     unit: Literal["auto", "relative"] = "auto"
 

@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import timm
+import torch
 from PIL import Image
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from precap.config import as_dict, frozen
-from precap.errors import ConfigError
+from precap.config import Positive, as_dict, frozen
+from precap.errors import ConfigError, ImageError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
 from precap.extract.extractors import _compute
@@ -20,6 +21,9 @@ from precap.extract.extractors._pixels import IMAGENET, Fit, Pixels
 from precap.types import Features, FeatureSpec, Field
 
 Triple = tuple[float, float, float]
+#: A picture of no network's own size (height, width), and the sides tried to find the shortest.
+_ODD = (97, 129)
+_SIDES = range(1, 97)
 
 
 @frozen
@@ -35,13 +39,13 @@ class GridConfig:
 
     model: str = "resnet50"
     preset: Literal["", "resnet101"] = ""
-    size: int | None = None
-    resize: int | None = None
+    size: Positive | None = None
+    resize: Positive | None = None
     fit: Fit | None = None
     interpolation: str | None = None
     mean: Triple | float | None = None
     std: Triple | float | None = None
-    cells: int | None = None
+    cells: Positive | None = None
     pad_type: Literal["", "same"] = ""
     kwargs: dict[str, Any] | None = None
 
@@ -68,11 +72,15 @@ class Grid:
         self.network.to(self.device)
         self.pixels = _pixels(config, self.network)
         self.cells = 14 if config.preset else config.cells
+        self.shortest = self._shortest(config) if self.pixels.fit == "keep" else 1
         self.spec = self._spec(config, found.digest)
 
     def prepare(self, item: "Image.Image | Features") -> Prepared:
         """The resized picture, (H, W, 3) uint8."""
         assert isinstance(item, Image.Image)
+        if min(item.size) < self.shortest:
+            size = f"{item.width} x {item.height}"
+            raise ImageError("too-narrow", f"{size}; the network needs sides of {self.shortest}")
         return {"pixels": self.pixels.array(item)}
 
     def extract(self, batch: Sequence[Prepared]) -> list[Features]:
@@ -90,12 +98,47 @@ class Grid:
             if self.cells:
                 tokens = nn.functional.adaptive_avg_pool2d(tokens, self.cells)
             return tokens.flatten(2).transpose(1, 2), pooled  # (B, N, C)
+        if self.cells:
+            raise ConfigError(
+                f"{type(self.network).__name__} gives a sequence of tokens, not a map whose cells "
+                f"could be averaged: leave cells out."
+            )
         return tokens, tokens.mean(1)
 
+    def _blank(self, height: int, width: int) -> Features:
+        """Features of a black picture; _Refused when the network takes none of this size."""
+        try:
+            return self.extract([{"pixels": np.zeros((height, width, 3), np.uint8)}])[0]
+        except (ConfigError, torch.OutOfMemoryError):
+            raise
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise _Refused(f"{height} x {width}: {error}") from error
+
+    def _shortest(self, config: GridConfig) -> int:
+        """The shortest side of a picture that the network takes at the picture's own size."""
+        try:
+            self._blank(*_ODD)
+        except _Refused as error:
+            raise ConfigError(
+                f"grid:{_architecture(config)} does not take pictures of any size ({error}), as "
+                f"fit=keep needs. Use fit=crop or squash, or a convolutional network."
+            ) from error
+        for side in _SIDES:
+            try:
+                self._blank(side, side)
+            except _Refused:
+                continue
+            return side
+        return min(_ODD)
+
     def _spec(self, config: GridConfig, digest: str) -> FeatureSpec:
-        size = self.pixels.size
-        blank = {"pixels": np.zeros((*size, 3), np.uint8)}
-        one = self.extract([blank])[0]
+        try:
+            one = self._blank(*self.pixels.size)
+        except _Refused as error:
+            raise ConfigError(
+                f"grid:{_architecture(config)} does not take pictures of {error}. Leave size out, "
+                f"choose another, or build the network for it: --set 'kwargs={{img_size: SIZE}}'."
+            ) from error
         count, width = one["tokens"].shape
         keep = self.pixels.fit == "keep" and not self.cells
         dtype = self.setting.storage
@@ -114,6 +157,10 @@ class Grid:
             preprocess=self.pixels.as_json(),
             config=identity,
         )
+
+
+class _Refused(Exception):
+    """What the network said of a picture's size."""
 
 
 def _architecture(config: GridConfig) -> str:

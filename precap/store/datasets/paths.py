@@ -38,12 +38,18 @@ class Disk:
         self._names: dict[str, list[str]] | None = None
 
     def look(self, file: str) -> Literal["there", "missing", "outside"]:
-        """Whether ``file``, passed by ``refusal``, lies below the root, symlinks resolved."""
+        """Whether ``file``, passed by ``refusal``, lies below the root, symlinks resolved.
+
+        A link in a loop, or to what is no file, is missing; so is a pipe, a socket or a device.
+        """
         folder, _, name = file.rpartition("/")
         symlink = self._list(folder).get(name)
         if symlink is None:
             return "outside" if self._folder_leaves(folder) else "missing"
-        return "outside" if symlink and self._leaves(file) else "there"
+        if symlink and self._leaves(file):
+            return "outside"
+        there = not symlink or os.path.isfile(self.root / file)  # noqa: PTH113 - never raises
+        return "there" if there else "missing"
 
     def elsewhere(self, file: str) -> list[str]:
         """Files of the same name in the root or one folder below it (COCO's train2014, val2014)."""
@@ -82,7 +88,7 @@ class Disk:
 
     def _scan(self, folder: str) -> dict[str, bool]:
         path = self.root / folder
-        if self._folder_leaves(folder) or not path.is_dir():
+        if self._folder_leaves(folder) or not os.path.isdir(path):  # noqa: PTH112 - never raises
             return {}
         with os.scandir(path) as entries:
             return {e.name: e.is_symlink() for e in entries if e.is_symlink() or e.is_file()}
@@ -93,7 +99,8 @@ class Disk:
         return self._outside[folder]
 
     def _leaves(self, file: str) -> bool:
-        return not (self.root / file).resolve().is_relative_to(self.root)
+        # Path.resolve raises for a link that leads back to itself; this returns the link.
+        return not Path(os.path.realpath(self.root / file)).is_relative_to(self.root)
 
 
 def stem(file: str) -> str:

@@ -19,7 +19,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "file_not_read": ("left out", "a file in the source folder that is no annotation of the set"),
     "repeated_image": ("merged", "the same id and file once more; new captions were added"),
     "two_splits": ("kept", "in two splits; it stays in the one furthest from training"),
-    "missing_image": ("kept", "listed but not on disk; imported features may cover it"),
+    "missing_image": ("kept", "listed, but no file on disk; imported features may cover it"),
     "image_without_caption": ("kept", "an image without any caption"),
     "caption_not_in_split": ("kept", "a caption whose id is in no split list, of a listed image"),
     "not_in_split": ("kept", "an image in no split list; its split is 'unused'"),

@@ -79,6 +79,33 @@ def test_a_file_of_another_layout_is_refused(text: str, tmp_path: Path) -> None:
         GivenBoxes(tmp_path / "absent.json")
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"boxes": [[1, 2, 3, 4], [1, 2]]}, "boxes must be a list"),
+        ({"boxes": [[1, 2, 3, 4, 0.9]] * 4}, "boxes must be a list"),
+        ({"boxes": [1, 2, 3, 4]}, "boxes must be a list"),
+        ({"boxes": [["1", "2", "3", "4"]]}, "boxes must be a list"),
+        ({"boxes": [[1, 2, None, 4]]}, "boxes must be a list"),
+        ({"boxes": [[1, 2, float("nan"), 4]]}, "boxes must be a list"),
+        ({"boxes": None}, "boxes must be a list"),
+        ({"boxes": [[1, 2, 3, 4]], "width": 0, "height": 9}, "width is 0"),
+        ({"boxes": [[1, 2, 3, 4]], "width": 9, "height": None}, "height is None"),
+        ({"boxes": [[1, 2, 3, 4]], "height": "9"}, "height is '9'"),
+        ({"boxes": [[1, 2, 3, 4]], "scores": None}, "scores must be 1 numbers"),
+        ({"boxes": [[1, 2, 3, 4]], "scores": [0.1, 0.2]}, "scores must be 1 numbers"),
+        ({"boxes": [[1, 2, 3, 4]], "classes": ["cat"]}, "classes must be 1 whole numbers"),
+        ({"boxes": [[1, 2, 3, 4]], "classes": [1.5]}, "classes must be 1 whole numbers"),
+    ],
+)
+def test_a_malformed_entry_is_named_when_the_file_is_read(
+    entry: Any, said: str, tmp_path: Path
+) -> None:
+    path = boxes_file(tmp_path, {**ENTRIES, "set/odd.jpg": entry})
+    with pytest.raises(ConfigError, match=rf"boxes\.json, 'set/odd\.jpg': {said}"):
+        GivenBoxes(path)
+
+
 def test_augmented_views_are_refused_with_given_boxes(tmp_path: Path) -> None:
     path = str(boxes_file(tmp_path))
     with pytest.raises(ConfigError, match="--views"):

@@ -1,6 +1,7 @@
 """Every kind of oddity: counted, shown with examples, and treated as docs/data.md says."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,21 @@ def test_links_out_of_the_root_are_refused_and_links_inside_are_not(tmp_path: Pa
     report, found = run(source)
     assert report.problems["path_escape"]["count"] == 3
     assert found.ids() == ["1", "in"]
+
+
+def test_a_link_in_a_loop_or_to_nothing_and_a_pipe_are_missing_images(tmp_path: Path) -> None:
+    files = ["1.jpg", "loop.jpg", "nothing.jpg", "pipe.jpg", "ring/2.jpg", f"{'x' * 300}/3.jpg"]
+    source = listed(tmp_path / "set", *map(record, files), missing=tuple(files[1:]))
+    images = source.parent / "images"
+    (images / "loop.jpg").symlink_to("loop.jpg")
+    (images / "nothing.jpg").symlink_to("gone.jpg")
+    (images / "ring").symlink_to("ring")
+    os.mkfifo(images / "pipe.jpg")
+    report, found = run(source)
+    assert report.problems["missing_image"]["count"] == 5
+    assert [item.file for item in found.items] == files
+    bare, _ = run(images)
+    assert bare.problems["missing_image"]["examples"] == files[1:4]
 
 
 def test_an_image_root_may_itself_be_a_link(tmp_path: Path) -> None:
