@@ -202,7 +202,8 @@ def evaluate_runs(
     """Caption a split with one or several runs, score, and write predictions, scores and a report.
 
     choice: the fields of ``precap.scoring.Choice`` (split, data, stores, images, metrics, compare,
-    ensemble, beam, which, report, out, coco, device). Returns scores with bootstrap intervals.
+    ensemble, beam, decode, seed, which, report, out, coco, device); decode: {"length_penalty": 1},
+    the fields of settings.Decode. Returns scores with bootstrap intervals.
     """
     from precap import scoring
 
@@ -233,8 +234,9 @@ def caption_images(
 ) -> "list[Answer]":
     """Caption picture files, or folders of them, with a run (or an ensemble of runs).
 
-    choice: beam, which, heatmap (a folder for PNGs), device. One Answer per picture, in order;
-    an unreadable picture gives an Answer whose ``error`` says why.
+    choice: beam, decode ({"length_penalty": 1}), seed, which, heatmap (a folder for PNGs), device.
+    One Answer per picture, in order; an unreadable picture gives an Answer whose ``error`` says
+    why.
     """
     from precap import captioning
 
