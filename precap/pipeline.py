@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from precap.store.datasets.dataset import Dataset
     from precap.store.datasets.problems import Report as PrepareReport
     from precap.store.reader import Store
+    from precap.train.labels import Export as LabelExport
     from precap.train.result import RunResult
 
 #: Progress of long work: a flat mapping with done, total, unit, rate, eta, note.
@@ -53,6 +54,48 @@ def prepare_data(
         captions=_path(captions),
         name=name,
     )
+
+
+def export_labels(
+    data: Path | str = "data",
+    out: Path | str = "labels",
+    *,
+    threshold: int = 5,
+    longest: int = 16,
+) -> "LabelExport":
+    """Write the label files of self-critical.pytorch for a dataset folder or a Karpathy JSON.
+
+    threshold: words seen more often than this are kept. longest: words kept of a caption.
+    """
+    from precap.train import labels
+
+    is_file = Path(data).is_file()
+    found = labels.read_karpathy(Path(data)) if is_file else labels.karpathy(dataset(data))
+    return labels.export(found, Path(out), threshold, longest)
+
+
+def import_labels(
+    json_path: Path | str, h5_path: Path | str, images: Path | str, out: Path | str = "data"
+) -> "PrepareReport":
+    """A dataset folder from ``cocotalk.json`` and its label HDF5; ``images``: the image root.
+
+    Captions are what the labels hold: lower case, cut, rare words UNK.
+    """
+    from precap.train import labels
+
+    return labels.to_dataset(Path(json_path), Path(h5_path), Path(images), Path(out))
+
+
+def convert_pickle(kind: str, source: Path | str, out: Path | str) -> str:
+    """Others' pickle as JSON, read without running it; says what it held.
+
+    kind: "vocabulary" (``vocab.pkl`` of HIN and M2, for text.vocabulary=hin) or "ngrams" (document
+    frequencies of prepro_ngrams, M2 or HIN, for scst.frequencies).
+    """
+    from precap.train import documents, vocab
+
+    convert = {"ngrams": documents.convert, "vocabulary": vocab.convert}[kind]
+    return convert(Path(source), Path(out))
 
 
 def extract_features(

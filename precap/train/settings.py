@@ -95,6 +95,7 @@ class SelfCritical:
     count_eos: bool = True
     cider: float = 1.0
     bleu: float = 0.0
+    frequencies: Path | None = None  # given document frequencies, see documents.py
     reduce: Literal["tokens", "caption", "steps"] = "tokens"
     batch_size: int = 0
 

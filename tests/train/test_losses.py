@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -5,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from precap.train import losses
+from precap.train import documents, losses
 from precap.train.batch import floats, lengths, parts, shifted
 from precap.train.contract import Batch, Words
 from precap.train.heads.transformer import PLUGIN
 from precap.train.settings import SelfCritical
+from precap.train.vocab import WordVocabulary
 
 APART = Words(9, 0, 1, 2, 3)
 SHARED = Words(9, 0, 0, 0, 8)
@@ -122,3 +124,30 @@ def test_parts_of_a_batch() -> None:
     assert [part.ids for part in cut] == [["a", "b", "c"], ["d", "e"]]
     assert floats(cut[1]).features["grid"].flatten().tolist() == [3.0, 4.0]
     assert len(parts(batch, 9)) == 5
+
+
+@pytest.mark.parametrize("count_eos", [True, False])
+def test_given_document_frequencies_weigh_the_reward(count_eos: bool, tmp_path: Path) -> None:
+    """Those of the captions themselves change nothing; others do."""
+    captions = {"a": [[4, 5], [4, 6]], "b": [[7], [7, 7]]}
+    names = {4: "a", 5: "dog", 6: "cat", 7: "UNK"}
+    sentences = [[{"tokens": [names[n] for n in c]} for c in many] for many in captions.values()]
+    images = [{"split": "train", "sentences": some} for some in sentences]
+    known = WordVocabulary(["<end>", "a", "dog", "cat", "UNK"], Words(5, 0, 0, 0, 4))
+    words, _ = documents.count({"images": images}, known)
+    documents.write(words, tmp_path / "own.json")
+    documents.write(
+        documents.DocumentFrequency({**words.document_frequency, ("a",): 50}, 100),
+        tmp_path / "other.json",
+    )
+    hypotheses = torch.tensor([[[4, 5, 2, 0], [4, 6, 7, 2]], [[7, 2, 0, 0], [5, 2, 0, 0]]])
+    number = {name: n for n, name in names.items()}.get
+
+    def reward(file: str | None) -> torch.Tensor:
+        given = None if file is None else tmp_path / file
+        config = SelfCritical(count_eos=count_eos, frequencies=given)
+        made = losses.Reward(captions, APART, config, number=number)
+        return made(["a", "b"], hypotheses)
+
+    torch.testing.assert_close(reward("own.json"), reward(None))
+    assert not torch.allclose(reward("other.json"), reward(None))
