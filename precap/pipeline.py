@@ -221,9 +221,11 @@ def train_head(
     retain()
     opened, roles = parse_features(features, Path(stores))
     values = training.recipe(recipe) if recipe else {}
-    chosen = head or values.get("head") or _fitting_head(opened)
-    if head is None and "head" not in values and on_event:
-        on_event({"note": f"head {chosen!r} fits these features (--head chooses another)"})
+    chosen, why = head or values.get("head"), ""
+    if chosen is None:
+        chosen, why = _chosen_head(opened, {**values, **(options or {})})
+    if why and on_event:
+        on_event({"note": f"head {chosen!r} {why} (--head chooses another)"})
     made = training.resolve(values, {"head": chosen, "features": roles}, options or {})
     folder = Path(out) if out else Path("runs") / chosen
     pictures = dataset(data)
@@ -339,12 +341,16 @@ def find_store(name: str, folder: Path) -> Path:
     raise ConfigError(f"There is no store {name!r} in {folder}.{guess(name, known)}")
 
 
-def _fitting_head(stores: "Mapping[str, Store]") -> str:
+def _chosen_head(stores: "Mapping[str, Store]", values: Mapping[str, Any]) -> tuple[str, str]:
+    """The head when nobody named one, and why: by the weights to begin with, else the features."""
     from precap import plugins
-    from precap.train import heads, roles
+    from precap.train import heads, published, roles
 
+    if values.get("init"):
+        form = values.get("init_format") or ""
+        return published.head_of(form, Path(values["init"])), f"reads {form} weights"
     specs = {name: store.spec for name, store in stores.items()}
-    return roles.choose_head(specs, plugins.names(heads))
+    return roles.choose_head(specs, plugins.names(heads)), "fits these features"
 
 
 def _remember(run: Path, data: Path, stores: "Mapping[str, Store]") -> None:

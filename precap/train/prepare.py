@@ -63,8 +63,7 @@ def first_weights(head: Any, config: TrainConfig) -> None:
     """The weights a training begins with, when they are not its own fresh ones."""
     if config.init is not None:
         form = published.form_of(type(head), config.init_format)
-        weights = published.convert(type(head), form, published.read(config.init))
-        checkpoint.load_weights(head, weights, str(config.init))
+        published.load(head, form, published.read(config.init), str(config.init))
     elif config.init_run is not None:
         checkpoint.take(head, config.init_run / "best.safetensors")
     elif hasattr(head, "pretrained"):
