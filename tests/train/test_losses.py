@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from precap.train import documents, losses
+from precap.train import documents, losses, prepare, settings, vocab
 from precap.train.batch import floats, lengths, parts, shifted
 from precap.train.contract import Batch, Words
 from precap.train.heads.transformer import PLUGIN
@@ -151,3 +151,29 @@ def test_given_document_frequencies_weigh_the_reward(count_eos: bool, tmp_path: 
 
     torch.testing.assert_close(reward("own.json"), reward(None))
     assert not torch.allclose(reward("other.json"), reward(None))
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_the_words_of_a_file_find_the_numbers_of_any_vocabulary(kind: str, tmp_path: Path) -> None:
+    given = {"a": ["a red dog", "a dog runs"], "b": ["the cat", "a cat sits"]}
+    flat = {"train": [caption for many in given.values() for caption in many]}
+    images = [
+        {"split": "train", "sentences": [{"tokens": c.split()} for c in many]}
+        for many in given.values()
+    ]
+    known = vocab.build_words([c.split() for c in flat["train"]], 1, "self-critical")
+    documents.write(documents.count({"images": images}, known)[0], tmp_path / "f.json")
+    text = {"vocabulary": kind, "threshold": 1, "size": 300}
+    plain = settings.resolve({"text": text})
+    told = settings.resolve({"text": text, "scst": {"frequencies": tmp_path / "f.json"}})
+    words = vocab.make(plain.text, flat)
+    said = [words.encode("a dog sits"), words.encode("the cat")]
+    rows = torch.full((2, 1, 12), words.words.pad)
+    for row, numbers in zip(rows, said, strict=True):
+        row[0, : len(numbers) + 1] = torch.tensor([*numbers, words.words.eos])
+    rewards = [
+        prepare.make_reward(words, ["a", "b"], given, config)(["a", "b"], rows)
+        for config in (plain, told)
+    ]
+    torch.testing.assert_close(*rewards)
+    assert (rewards[0] > 0).all()
