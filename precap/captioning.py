@@ -37,6 +37,8 @@ def caption(
     images: Sequence[Path],
     *,
     beam: int | None = None,
+    decode: Mapping[str, Any] | None = None,
+    seed: int = 0,
     which: str = "best",
     heatmap: Path | str | None = None,
     device: str = "auto",
@@ -44,24 +46,27 @@ def caption(
     """One Answer per picture, in the order given; folders are searched for pictures.
 
     Features are made exactly as the stores' were: an extractor whose weights or options differ
-    from those the run was trained on is refused, with what differs.
+    from those the run was trained on is refused, with what differs. decode: changes to the run's
+    way to decode, {"length_penalty": 1.0}; seed: of sampling.
     """
+    import torch
+
     from precap.allocator import retain
     from precap.train import ensemble as joining
     from precap.train import run as training
+    from precap.train.decode import changed
 
     retain()
     loaded = [training.load(path, which, device) for path in runs]
     decoder: Any = loaded[0] if len(loaded) == 1 else joining.Panel(tuple(loaded))
+    how = changed(decoder.recipe.config.decode, decode or {}, beam)
     makers = _extractors(loaded, device)
-    decode = decoder.recipe.config.decode
-    if beam:
-        decode = replace(decode, beam=beam, sample=False, groups=1)
+    torch.manual_seed(seed)
     answers = []
     paths = _pictures(images)
     for start in range(0, len(paths), CHUNK):
         rows, failed = _features(paths[start : start + CHUNK], makers)
-        said = {p.image_id: p for p in decoder.caption(rows, decode)} if rows else {}
+        said = {p.image_id: p for p in decoder.caption(rows, how)} if rows else {}
         if heatmap and said:
             _draw(Path(heatmap), decoder, rows, {i: p.caption for i, p in said.items()})
         for path in map(str, paths[start : start + CHUNK]):

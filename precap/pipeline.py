@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from precap.store.datasets.dataset import Dataset
     from precap.store.datasets.problems import Report as PrepareReport
     from precap.store.reader import Store
+    from precap.train.labels import Export as LabelExport
     from precap.train.result import RunResult
 
 #: Progress of long work: a flat mapping with done, total, unit, rate, eta, note.
@@ -55,6 +56,48 @@ def prepare_data(
         captions=_path(captions),
         name=name,
     )
+
+
+def export_labels(
+    data: Path | str = "data",
+    out: Path | str = "labels",
+    *,
+    threshold: int = 5,
+    longest: int = 16,
+) -> "LabelExport":
+    """Write the label files of self-critical.pytorch for a dataset folder or a Karpathy JSON.
+
+    threshold: words seen more often than this are kept. longest: words kept of a caption.
+    """
+    from precap.train import labels
+
+    is_file = Path(data).is_file()
+    found = labels.read_karpathy(Path(data)) if is_file else labels.karpathy(dataset(data))
+    return labels.export(found, Path(out), threshold, longest)
+
+
+def import_labels(
+    json_path: Path | str, h5_path: Path | str, images: Path | str, out: Path | str = "data"
+) -> "PrepareReport":
+    """A dataset folder from ``cocotalk.json`` and its label HDF5; ``images``: the image root.
+
+    Captions are what the labels hold: lower case, cut, rare words UNK.
+    """
+    from precap.train import labels
+
+    return labels.to_dataset(Path(json_path), Path(h5_path), Path(images), Path(out))
+
+
+def convert_pickle(kind: str, source: Path | str, out: Path | str) -> str:
+    """Others' pickle as JSON, read without running it; says what it held.
+
+    kind: "vocabulary" (``vocab.pkl`` of HIN and M2, for text.vocabulary=hin) or "ngrams" (document
+    frequencies of prepro_ngrams, M2 or HIN, for scst.frequencies).
+    """
+    from precap.train import documents, vocab
+
+    convert = {"ngrams": documents.convert, "vocabulary": vocab.convert}[kind]
+    return convert(Path(source), Path(out))
 
 
 def extract_features(
@@ -182,18 +225,17 @@ def train_head(
     opened, roles = parse_features(features, Path(stores))
     values = training.recipe(recipe) if recipe else {}
     changes = options or {}
-    begun = changes.get("init_run", values.get("init_run"))
-    chosen = head or values.get("head") or (_head_of(Path(begun)) if begun else None)
-    fitting = chosen is None
+    chosen, why = head or values.get("head"), ""
     if chosen is None:
-        chosen = _fitting_head(opened)
+        chosen, why = _chosen_head(opened, {**values, **changes})
+    begun = changes.get("init_run", values.get("init_run"))
     if begun and chosen != _head_of(Path(begun)):
         raise ConfigError(
             f"--init-run {begun} holds a {_head_of(Path(begun))} head, not {chosen}. Leave --head "
             f"and --recipe out, or start from another run."
         )
-    if fitting and on_event:
-        on_event({"note": f"head {chosen!r} fits these features (--head chooses another)"})
+    if why and on_event:
+        on_event({"note": f"head {chosen!r} {why} (--head chooses another)"})
     made = training.resolve(values, {"head": chosen, "features": roles}, changes)
     if not made.overfit and made.select not in VALIDATION:
         raise ConfigError(
@@ -218,7 +260,8 @@ def evaluate_runs(
     """Caption a split with one or several runs, score, and write predictions, scores and a report.
 
     choice: the fields of ``precap.scoring.Choice`` (split, data, stores, images, metrics, compare,
-    ensemble, beam, which, report, out, coco, device). Returns scores with bootstrap intervals.
+    ensemble, beam, decode, seed, which, report, out, coco, device); decode: {"length_penalty": 1},
+    the fields of settings.Decode. Returns scores with bootstrap intervals.
     """
     from precap import scoring
 
@@ -249,8 +292,9 @@ def caption_images(
 ) -> "list[Answer]":
     """Caption picture files, or folders of them, with a run (or an ensemble of runs).
 
-    choice: beam, which, heatmap (a folder for PNGs), device. One Answer per picture, in order;
-    an unreadable picture gives an Answer whose ``error`` says why.
+    choice: beam, decode ({"length_penalty": 1}), seed, which, heatmap (a folder for PNGs), device.
+    One Answer per picture, in order; an unreadable picture gives an Answer whose ``error`` says
+    why.
     """
     from precap import captioning
 
@@ -310,12 +354,18 @@ def find_store(name: str, folder: Path) -> Path:
     raise ConfigError(f"There is no store {name!r} in {folder}.{guess(name, known)}")
 
 
-def _fitting_head(stores: "Mapping[str, Store]") -> str:
+def _chosen_head(stores: "Mapping[str, Store]", values: Mapping[str, Any]) -> tuple[str, str]:
+    """The head when nobody named one, and why: by the weights to begin with, else the features."""
     from precap import plugins
-    from precap.train import heads, roles
+    from precap.train import heads, published, roles
 
+    if values.get("init_run"):
+        return _head_of(Path(values["init_run"])), "is that of the run to begin with"
+    if values.get("init"):
+        form = values.get("init_format") or ""
+        return published.head_of(form, Path(values["init"])), f"reads {form} weights"
     specs = {name: store.spec for name, store in stores.items()}
-    return roles.choose_head(specs, plugins.names(heads))
+    return roles.choose_head(specs, plugins.names(heads)), "fits these features"
 
 
 def _head_of(run: Path) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to score and how; see ``precap evaluate --help``."""
+    """What to score and how; see ``precap evaluate --help``.
+
+    decode: changes to the run's way to decode, {"length_penalty": 1.0}. seed: of sampling.
+    """
 
     split: str = "test"
     data: Path | None = None
@@ -86,6 +89,8 @@ class Choice:
     compare: bool = False
     ensemble: bool = False
     beam: int | None = None
+    decode: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
     which: str = "best"
     report: bool = True
     out: Path | None = None
@@ -221,9 +226,12 @@ def _generate(
     choice: Choice,
     on_event: Listener | None,
 ) -> "list[Prediction]":
-    decode = decoder.recipe.config.decode
-    if choice.beam:
-        decode = replace(decode, beam=choice.beam, sample=False, groups=1)
+    import torch
+
+    from precap.train.decode import changed
+
+    decode = changed(decoder.recipe.config.decode, choice.decode, choice.beam)
+    torch.manual_seed(choice.seed)
 
     def listen(event: Any) -> None:
         if on_event:

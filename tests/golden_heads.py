@@ -1,5 +1,6 @@
 """A golden case as a head with its published weights, its features, and the comparisons."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precap import plugins
-from precap.config import build
-from precap.train import checkpoint, heads
-from precap.train import published as weights
+from precap.train import run, settings, trainer, vocab
+from precap.train.cache import Memory
 from precap.train.contract import Words
 from precap.train.decode import Decoded, decode
 from precap.train.settings import Decode
+from precap.types import FeatureSpec, Field
 from tests.golden_rule import Case, load_case
 
 #: hin, m2, grit, hiercap: how the originals number 97 words.
@@ -57,20 +57,42 @@ def published(
     words: Words = MESHED,
     head: str = "",
 ) -> Published:
-    """Case ``name`` imported as format ``form`` by the functions that ``train --init`` calls.
+    """Case ``name`` as a run that ``train --init --init-format FORM`` makes of its weights.
 
     ``roles`` and ``masks``: role -> input name.
     """
     case = load_case(name)
-    whole = {"epoch": 3, "state_dict": {k: torch.from_numpy(v) for k, v in case.weights.items()}}
-    state = weights.unwrapped(whole, Path(f"{name}.pth"))
-    kind = plugins.load(heads, head or form)
-    config = build(kind.Config, weights.options(kind, weights.form_of(kind, form), state))
     features = {role: torch.from_numpy(case.inputs[key]) for role, key in roles.items()}
-    made = kind(config, {k: x.shape[-1] for k, x in features.items()}, words)
-    checkpoint.load_weights(made, weights.convert(kind, form, state), name)
+    dims = {role: x.shape[-1] for role, x in features.items()}
+    made = imported(case, head or form, form, dims, words)
     real = {role: torch.from_numpy(case.inputs[key]) for role, key in masks.items()}
-    return Published(case, made.eval(), features, real, words)
+    return Published(case, made, features, real, words)
+
+
+def imported(
+    case: Case, head: str, form: str, dims: Mapping[str, int], words: Words, **options: Any
+) -> Any:
+    """The head of a run that began with the case's weights, in a file under their own names.
+
+    ``dims``: role -> width of its rows. ``options``: of the head.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        state = {key: torch.from_numpy(value) for key, value in case.weights.items()}
+        torch.save({"epoch": 3, "state_dict": state}, folder / "weights.pth")
+        vocabulary = vocab.WordVocabulary([f"w{n}" for n in range(words.size)], words)
+        vocab.write(vocabulary, folder / "vocab.json")
+        fields = (Field(r, r, (w,) if r == "global" else (None, w)) for r, w in dims.items())
+        row = {r: np.zeros(w if r == "global" else (1, w), np.float16) for r, w in dims.items()}
+        store = Memory(FeatureSpec("golden", 1, "none", tuple(fields)), {"image": row})
+        config = settings.resolve({
+            "head": head, "head_config": options, "init": folder / "weights.pth",
+            "init_format": form, "text": {"vocabulary": "json", "files": folder / "vocab.json"},
+            "xe": {"epochs": 0}, "scst": {"epochs": 0}, "device": "cpu",
+        })  # fmt: skip
+        captions = {"train": {"image": ["w5 w6"]}}
+        trainer.fit(config, captions=captions, stores={"golden": store}, out=folder / "run")
+        return run.load(folder / "run", device="cpu").head
 
 
 def check_teacher_forcing(p: Published) -> None:

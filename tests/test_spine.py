@@ -61,6 +61,28 @@ def test_evaluate_writes_scores_predictions_and_a_report(precap: Precap, run: Pa
     assert json.loads((run / "scores-test.json").read_text())["tiny"]["corpus"] == scores
 
 
+def test_a_trained_run_decodes_otherwise_when_told_so(
+    precap: Precap, run: Path, scenes: Path
+) -> None:
+    def said(*more: str) -> list[str]:
+        precap("evaluate", run, "--metrics", "bleu", "--no-report", *more)
+        lines = (run / "predictions-test.jsonl").read_text().splitlines()
+        return [json.loads(line)["caption"] for line in lines]
+
+    short, long = said("--set", "decode.longest=2"), said("--set", "decode.shortest=9")
+    assert {len(caption.split()) for caption in short} <= {1, 2}
+    assert all(len(caption.split()) >= 9 for caption in long)
+    drawn = ("--set", "decode.sample=true", "--set", "decode.temperature=2", "--seed")
+    assert said(*drawn, "1") == said(*drawn, "1") != said(*drawn, "2")
+    picture = next((scenes / "images").glob("*.jpg"))
+    one = precap("caption", run, picture, "--set", "decode.longest=1").strip()
+    assert len(one.rpartition(": ")[2].split()) == 1
+    for command in (("evaluate", run), ("caption", run, picture)):
+        told = precap.refused(*command, "--set", "decode.lenght_penalty=1", code=2)
+        assert "Did you mean 'length_penalty'" in told
+        assert "decode.beam" in precap.refused(*command, "--set", "beam=3", code=2)
+
+
 def test_caption_says_what_the_cached_path_says(precap: Precap, run: Path, scenes: Path) -> None:
     precap("evaluate", run, "--metrics", "bleu", "--no-report")
     cached = [json.loads(x) for x in (run / "predictions-test.jsonl").read_text().splitlines()]

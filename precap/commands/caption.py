@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from precap.commands import decoding
+
 EXAMPLE = "Example: precap caption runs/hin photo.jpg holiday/ --heatmap heatmaps"
 DONE_WITH_LOSSES = 3
 
@@ -18,6 +20,8 @@ def caption(
     beam: Annotated[
         int | None, typer.Option(min=1, help="beam width; default: the run's recipe")
     ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help=decoding.HELP)] = None,
+    seed: Annotated[int, typer.Option(help="seed of sampling (decode.sample=true)")] = 0,
     which: Annotated[str, typer.Option(help="best or last checkpoint")] = "best",
     heatmap: Annotated[
         Path | None, typer.Option(help="folder for PNGs of where each word looked")
@@ -33,6 +37,8 @@ def caption(
         runs if len(runs) > 1 else run,
         images,
         beam=beam,
+        decode=decoding.chosen(settings or []),
+        seed=seed,
         which=which,
         heatmap=heatmap,
         device=device,

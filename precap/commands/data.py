@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from precap.commands import labels
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Prepare a captioned picture set for extraction and training.",
     epilog="Example: precap data prepare dataset_flickr8k.json --images photos --out data",
 )
+
+app.add_typer(labels.app, name="labels")
 
 EXAMPLE = "Example: precap data prepare captions.csv --images photos/ --out data"
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from precap.commands import decoding
+
 EXAMPLE = (
     "Example: precap evaluate runs/hin --split test   (two runs: precap evaluate runs/a runs/b "
     "--compare; captions from elsewhere: precap evaluate --predictions p.json --references r.json)"
@@ -37,6 +39,8 @@ def evaluate(
     beam: Annotated[
         int | None, typer.Option(min=1, help="beam width; default: the run's recipe")
     ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help=decoding.HELP)] = None,
+    seed: Annotated[int, typer.Option(help="seed of sampling (decode.sample=true)")] = 0,
     which: Annotated[str, typer.Option(help="best or last checkpoint")] = "best",
     report: Annotated[bool, typer.Option(help="write the HTML report")] = True,
     out: Annotated[
@@ -73,6 +77,8 @@ def evaluate(
                 compare=compare,
                 ensemble=ensemble,
                 beam=beam,
+                decode=decoding.chosen(settings or []),
+                seed=seed,
                 which=which,
                 report=report,
                 out=out,

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,15 @@ def part(tensors: Tensors, prefix: str) -> Tensors:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def load_weights(head: nn.Module, tensors: Tensors, where: str) -> None:
-    """Strictly: DataError lists every missing, unexpected and misshapen tensor."""
+def load_weights(
+    head: nn.Module, tensors: Tensors, where: str, named: Callable[[str], str] = str
+) -> None:
+    """Strictly: DataError lists every missing, unexpected and misshapen tensor as ``named``."""
     own = unique(head)
-    wrong = [f"{k} is missing" for k in own if k not in tensors]
-    wrong += [f"{k} is unexpected" for k in tensors if k not in own]
+    wrong = [f"{named(k)} is missing" for k in own if k not in tensors]
+    wrong += [f"{named(k)} is unexpected" for k in tensors if k not in own]
     wrong += [
-        f"{k} is {list(v.shape)} and must be {list(own[k].shape)}"
+        f"{named(k)} is {list(v.shape)} and must be {list(own[k].shape)}"
         for k, v in tensors.items()
         if k in own and v.shape != own[k].shape
     ]

@@ -4,13 +4,15 @@ The encoder's keys and values are never copied per hypothesis; self-attention ca
 head's State, whose tensors are (B, K, ...) and follow their hypothesis.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from precap.config import as_dict, build
+from precap.errors import ConfigError
 from precap.train.contract import Memory, State, Words
 from precap.train.settings import Decode
 
@@ -41,6 +43,29 @@ class Decoded:
     tokens: Tensor
     logprobs: Tensor
     scores: Tensor
+
+
+def changed(config: Decode, values: Mapping[str, Any], beam: int | None = None) -> Decode:
+    """``config`` with other values, as {"length_penalty": 1.0}; ConfigError when they do not fit.
+
+    beam: short for plain beam search of that width, which ``values`` may change again.
+    """
+    plain = {"beam": beam, "sample": False, "groups": 1} if beam else {}
+    made = build(Decode, {**as_dict(config), **plain, **values}, "decode")
+    if min(made.beam, made.longest, made.batch_size, made.groups) < 1 or made.temperature <= 0:
+        raise ConfigError(
+            "decode: beam, groups, longest, batch_size and temperature must be above 0."
+        )
+    if made.beam % made.groups:
+        wide = made.groups * (made.beam // made.groups + 1)
+        raise ConfigError(
+            f"decode.groups={made.groups} does not divide decode.beam={made.beam}: every group "
+            f"has as many hypotheses. Set decode.beam={wide}."
+        )
+    idle = [name for name in ("temperature", "top_k", "top_p") if name in values]
+    if idle and not made.sample:
+        raise ConfigError(f"decode.{idle[0]} is for sampling. Add decode.sample=true.")
+    return made
 
 
 def decode(

@@ -1,15 +1,10 @@
 """The label files of self-critical.pytorch and its relatives: made, written and read.
 
-Same arrays as its prepro_labels and prepro_ngrams: ``cocotalk.json`` (words, images), a label HDF5
-and two pickles of document frequencies. Pickles are read by an unpickler that knows nothing but
-dictionaries, tuples, strings and numbers.
+Same arrays as its prepro_labels: ``cocotalk.json`` (words, images) and a label HDF5. The document
+frequencies that go with them are in ``documents.py``.
 """
 
-import io
 import json
-import pickle
-import zipfile
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +14,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from precap import atomic
-from precap.errors import DataError
-from precap.train import ciderd
+from precap import atomic, text
+from precap.errors import ConfigError, DataError
+from precap.store.datasets.contract import Entry
+from precap.store.datasets.dataset import Dataset
+from precap.store.datasets.prepare import keep
+from precap.store.datasets.problems import Report
+from precap.train import documents
 from precap.train.vocab import WordVocabulary, build_words, read_foreign
 
 Uints = NDArray[np.uint32]
@@ -47,6 +46,90 @@ class Labels:
         """The numbers of one image's captions, by its place in ``images``."""
         rows = self.labels[int(self.start[image]) - 1 : int(self.end[image])]
         return [[int(n) for n in row if n] for row in rows]
+
+    def texts(self, image: int) -> list[str]:
+        """The same as text; a rare word is UNK, and everything after ``longest`` words is gone."""
+        return [self.vocabulary.decode(numbers) for numbers in self.captions(image)]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written. ``left_out``: images without a word of caption."""
+
+    files: list[Path]
+    images: int
+    captions: int
+    words: int
+    left_out: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**vars(self), "files": [str(path) for path in self.files]}
+
+    def __str__(self) -> str:
+        lines = [f"{self.images:,} images, {self.captions:,} captions, {self.words:,} words"]
+        if self.left_out:
+            lines.append(f"left out, no captions: {self.left_out:,} images")
+        return "\n".join([*lines, *(f"written: {path}" for path in self.files)])
+
+
+def export(dataset: Mapping[str, Any], out: Path, threshold: int = 5, longest: int = 16) -> Export:
+    """Labels and document frequencies of a Karpathy-style value, in the folder ``out``.
+
+    cocotalk.json, cocotalk_label.h5 and cocotalk-train-{words,idxs}.p for the published code;
+    frequencies.json for ``scst.frequencies``.
+    """
+    everything = dataset["images"]
+    kept = [image for image in everything if any(s["tokens"] for s in image["sentences"])]
+    if not kept:
+        raise DataError("No image has a caption: there is nothing to make labels from.")
+    whole = {"images": [{**i, "sentences": _told(i["sentences"])} for i in kept]}
+    made = prepare(whole, threshold, longest)
+    words, numbers = documents.count(whole, made.vocabulary)
+    out.mkdir(parents=True, exist_ok=True)
+    names = ("cocotalk.json", "cocotalk_label.h5", "cocotalk-train-words.p",
+             "cocotalk-train-idxs.p", "frequencies.json")  # fmt: skip
+    files = [out / name for name in names]
+    write(made, files[0], files[1])
+    documents.write_pickle(words, files[2])
+    documents.write_pickle(numbers, files[3])
+    documents.write(words, files[4])
+    many = len(made.vocabulary.itos) - 1
+    return Export(files, len(kept), len(made.labels), many, len(everything) - len(kept))
+
+
+def karpathy(dataset: Dataset) -> dict[str, Any]:
+    """A prepared dataset as a Karpathy-style value for ``export``."""
+    return {
+        "images": [
+            {
+                "cocoid": int(item.id) if item.id.isascii() and item.id.isdigit() else item.id,
+                "filename": item.file,
+                "split": item.split,
+                "sentences": [{"tokens": text.tokenize(caption)} for caption in item.captions],
+            }
+            for item in dataset.items
+        ]
+    }
+
+
+def read_karpathy(path: Path) -> dict[str, Any]:
+    """A Karpathy JSON, whose own tokens then make exactly the published labels."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())
+        for image in values["images"]:
+            if not image["split"] or not all(s["tokens"] is not None for s in image["sentences"]):
+                raise KeyError("tokens")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is no Karpathy JSON (images with sentences, tokens, split): {error!r}. "
+            f"Prepare other layouts first: precap data prepare {path} --out data"
+        ) from error
+    return values
+
+
+def _told(sentences: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [sentence for sentence in sentences if sentence["tokens"]]
 
 
 def prepare(dataset: Mapping[str, Any], threshold: int = 5, longest: int = 16) -> Labels:
@@ -97,7 +180,9 @@ def write(labels: Labels, json_path: Path, h5_path: Path) -> None:
 def read(json_path: Path, h5_path: Path) -> Labels:
     """What ``write`` or prepro_labels wrote."""
     vocabulary = read_foreign(json_path)
-    images = json.loads(json_path.read_text("utf-8"))["images"]
+    images = json.loads(json_path.read_text("utf-8")).get("images")
+    if not isinstance(images, list) or not all("id" in i and "split" in i for i in images):
+        raise DataError(f"{json_path} lists no images with id and split: not of prepro_labels.")
     try:
         with h5py.File(h5_path, "r") as file:
             arrays = [
@@ -111,109 +196,16 @@ def read(json_path: Path, h5_path: Path) -> Labels:
     return Labels(vocabulary, images, *arrays)
 
 
-@dataclass(frozen=True)
-class DocumentFrequency:
-    """N-gram (a tuple of words, or of numbers as strings) -> images that have it; ``ref_len``."""
-
-    document_frequency: Mapping[tuple[str, ...], float]
-    ref_len: float
-
-    def on_numbers(self, words_to_numbers: Mapping[str, int] | None = None) -> ciderd.Frequencies:
-        """For the reward: tuples of numbers (or of words, with their numbers) as keys."""
-        table = words_to_numbers
-        grams, counts = [], []
-        for gram, count in self.document_frequency.items():
-            if table is None or all(w in table for w in gram):
-                grams.append([int(w) if table is None else table[w] for w in gram])
-                counts.append(int(count))
-        keys = np.array([ciderd.key_of(g) for g in grams], np.uint64)
-        order = np.argsort(keys)
-        return ciderd.Frequencies(keys[order], np.array(counts)[order], round(self.ref_len))
-
-
-def frequencies(
-    dataset: Mapping[str, Any], vocabulary: WordVocabulary, split: str = "train"
-) -> tuple[DocumentFrequency, DocumentFrequency]:
-    """Document frequencies over words and over numbers, as prepro_ngrams counts them.
-
-    "train" includes restval, "all" everything. Captions are not cut; unknown words are UNK;
-    "<eos>", number 0, ends each.
-    """
-    wanted = {"train": ("train", "restval")}.get(split, (split,))
-    words: Counter[tuple[str, ...]] = Counter()
-    images = 0
-    for image in dataset["images"]:
-        if split == "all" or image["split"] in wanted:
-            words.update(_grams(image["sentences"], vocabulary))
-            images += 1
-    stoi = {**vocabulary.stoi, "<eos>": 0}
-    numbers = {tuple(str(stoi[w]) for w in gram): n for gram, n in words.items()}
-    return DocumentFrequency(dict(words), images), DocumentFrequency(numbers, images)
-
-
-def _grams(sentences: Sequence[Mapping[str, Any]], known: WordVocabulary) -> set[tuple[str, ...]]:
-    found: set[tuple[str, ...]] = set()
-    for sentence in sentences:
-        tokens = [w if w in known.stoi else "UNK" for w in sentence["tokens"]] + ["<eos>"]
-        for n in range(1, ciderd.ORDERS + 1):
-            found.update(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
-    return found
-
-
-def write_frequencies(found: DocumentFrequency, path: Path) -> None:
-    """As the pickle the published scorer reads: a defaultdict(float) and ``ref_len``."""
-    table: defaultdict[tuple[str, ...], float] = defaultdict(float)
-    table.update({gram: float(n) for gram, n in found.document_frequency.items()})
-    values = {"document_frequency": table, "ref_len": found.ref_len}
-    atomic.write_bytes(path, pickle.dumps(values, protocol=2))
-
-
-def read_frequencies(path: Path) -> DocumentFrequency:
-    """prepro_ngrams' pickle, or the CIDEr cache of M2 and HIN (torch.save of a scorer).
-
-    M2's holds ln(documents) as ``ref_len``; ours is always the number.
-    """
-    try:
-        values = _Plain(_pickle_stream(path)).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, OSError) as error:
-        raise DataError(f"{path} is no document-frequency file: {error}.") from error
-    if isinstance(values, _Scorer):
-        values = vars(values)
-        values["ref_len"] = float(np.exp(values.get("ref_len", 0.0)))
-    if not isinstance(values, dict) or "document_frequency" not in values:
-        raise DataError(f"{path} holds no 'document_frequency'.")
-    return DocumentFrequency(dict(values["document_frequency"]), float(values["ref_len"]))
-
-
-def _pickle_stream(path: Path) -> io.BytesIO:
-    data = path.read_bytes()
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            name = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
-            if name is None:
-                raise DataError(f"{path} is an archive without a data.pkl.")
-            data = archive.read(name)
-    return io.BytesIO(data)
-
-
-class _Scorer:
-    """Stands in for a pickled scorer object: its attributes, none of its code."""
-
-
-class _Plain(pickle.Unpickler):
-    """Refuses every class but these."""
-
-    ALLOWED: Mapping[tuple[str, str], Any] = {
-        ("collections", "defaultdict"): defaultdict,
-        ("collections", "OrderedDict"): dict,
-        ("builtins", "float"): float,
-        ("__builtin__", "float"): float,
-        ("builtins", "int"): int,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in ("Cider", "CiderScorer"):
-            return _Scorer
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not plain data")
-        return self.ALLOWED[module, name]
+def to_dataset(json_path: Path, h5_path: Path, images: Path, out: Path) -> Report:
+    """A dataset folder of what ``read`` reads; ``images``: the folder its file paths start from."""
+    for path in (json_path, h5_path):
+        if not path.is_file():
+            raise ConfigError(f"There is no file {path}. Check the path.")
+    found = read(json_path, h5_path)
+    entries = [
+        Entry(
+            image.get("file_path") or str(image["id"]), image["id"], image["split"], found.texts(i)
+        )
+        for i, image in enumerate(found.images)
+    ]
+    return keep(entries, out, images, name=json_path.stem, format="cocotalk")

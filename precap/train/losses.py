@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from precap.train import ciderd
+from precap.train import ciderd, documents
 from precap.train.batch import shifted
 from precap.train.contract import Memory, Words
 from precap.train.settings import SelfCritical
@@ -84,6 +84,7 @@ class Reward:
 
     numbered: image id -> its captions as numbers, without bos and eos. renumber: for vocabularies
     of pieces, from the decoded rows to rows of word numbers; None scores the tokens as they are.
+    number: a word's number in the reward, for document frequencies from a file.
     """
 
     def __init__(
@@ -92,12 +93,18 @@ class Reward:
         words: Words,
         config: SelfCritical,
         renumber: Callable[[np.ndarray[Any, Any]], Sequence[Sequence[int]]] | None = None,
+        number: Callable[[str], int | None] = lambda word: None,
     ) -> None:
         self.config, self.words, self.renumber = config, words, renumber
         self.row = {image: i for i, image in enumerate(numbered)}
         self.end = [words.eos] if config.count_eos else []
         references = [[[*c, *self.end] for c in captions] for captions in numbered.values()]
-        self.scorer = ciderd.CiderD(references, config.frequency)
+        given = None
+        if config.frequencies is not None:
+            shared = renumber is None and words.eos == words.bos == 0
+            end = words.eos if config.count_eos else None
+            given = documents.for_reward(config.frequencies, number, end, shared)
+        self.scorer = ciderd.CiderD(references, config.frequency, given)
 
     def __call__(self, ids: Sequence[str], tokens: Tensor) -> Tensor:
         """(B, K, T) tokens -> (B, K) float32 rewards on the tokens' device."""

@@ -86,8 +86,7 @@ def first_weights(head: Any, config: TrainConfig) -> None:
     """The weights a training begins with, when they are not its own fresh ones."""
     if config.init is not None:
         form = published.form_of(type(head), config.init_format)
-        weights = published.convert(type(head), form, published.read(config.init))
-        checkpoint.load_weights(head, weights, str(config.init))
+        published.load(head, form, published.read(config.init), str(config.init))
     elif config.init_run is not None:
         checkpoint.take(head, config.init_run / "best.safetensors")
     elif hasattr(head, "pretrained"):
@@ -232,14 +231,20 @@ def make_reward(
     words: Words = vocabulary.words
     if isinstance(vocabulary, vocab.WordVocabulary):
         numbered = {i: [vocabulary.encode(c) for c in given[i]] for i in ids}
-        return losses.Reward(numbered, words, config.scst)
+        unknown = None if words.unk < 0 else words.unk
+        special = {"UNK": unknown, "<unk>": unknown}
+        return losses.Reward(
+            numbered, words, config.scst, number=lambda w: special.get(w, vocabulary.number(w))
+        )
     number = _Numbers()
     numbered = {i: [number(text.tokenize(c)) for c in given[i]] for i in ids}
 
     def renumber(rows: np.ndarray[Any, Any]) -> list[list[int]]:
         return [number(text.tokenize(vocabulary.decode(row))) for row in rows.tolist()]
 
-    return losses.Reward(numbered, replace(words, eos=0), config.scst, renumber)
+    return losses.Reward(
+        numbered, replace(words, eos=0), config.scst, renumber, lambda w: number([w])[0]
+    )
 
 
 class _Numbers:

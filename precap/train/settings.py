@@ -105,6 +105,7 @@ class SelfCritical:
     count_eos: bool = True
     cider: float = 1.0
     bleu: float = 0.0
+    frequencies: Path | None = None  # given document frequencies, see documents.py
     reduce: Literal["tokens", "caption", "steps"] = "tokens"
     sample_dropout: bool = False
     batch_size: Natural = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from precap import text
 from precap.atomic import write_text
 from precap.errors import ConfigError, DataError
+from precap.store.importers import pickles
 from precap.train.contract import Words
 from precap.train.settings import Text
 
@@ -120,8 +121,15 @@ def make(config: Text, captions: Mapping[str, Iterable[str]]) -> Vocabulary:
         return build_words((text.tokenize(c) for c in counted), config.threshold, config.layout)
     if config.vocabulary == "bpe":
         return train_pieces(counted, config.size)
+    if config.files is None and config.vocabulary == "gpt2":
+        raise ConfigError(
+            "text.vocabulary=gpt2 needs GPT-2's vocab.json and merges.txt: --set text.files=FOLDER "
+            "that holds both. Without them, train pieces on the captions: --set text.vocabulary=bpe"
+        )
     if config.files is None:
-        raise ConfigError(f"text.vocabulary {config.vocabulary!r} needs text.files, its file.")
+        raise ConfigError(
+            f"text.vocabulary={config.vocabulary} needs its file: --set text.files=FILE.json"
+        )
     if config.vocabulary == "gpt2":
         return gpt2(config.files, config.stop)
     return read_foreign(config.files) if config.vocabulary != "json" else read(config.files)
@@ -206,13 +214,36 @@ def read_foreign(path: Path) -> WordVocabulary:
         unk = itos[-1] in ("UNK", "<UNK>")
         return WordVocabulary(itos, shared_words(len(itos) - 1 - int(unk), unk))
     if "itos" in values:
-        itos = [str(word) for word in values["itos"]]
-        at = {word: i for i, word in enumerate(itos[:4])}
-        if set(at) != set(LAYOUTS["meshed"]):
-            raise DataError(f"{path}: the first four words must be {LAYOUTS['meshed']}.")
-        words = Words(len(itos), at["<pad>"], at["<bos>"], at["<eos>"], at["<unk>"])
-        return WordVocabulary(itos, words)
+        return _meshed([str(word) for word in values["itos"]], path)
     raise DataError(f"{path} holds neither 'ix_to_word' nor 'itos'; it is no vocabulary we know.")
+
+
+def read_pickle(path: Path) -> WordVocabulary:
+    """The ``vocab.pkl`` of HIN and M2, by an unpickler that runs nothing; DataError for others."""
+    if not path.is_file():
+        raise ConfigError(f"There is no vocabulary file {path}. Check the path.")
+    stands = dict.fromkeys(("Vocab", "_default_unk_index", "default_unk_index"), pickles.Attributes)
+    with path.open("rb") as file:
+        found = pickles.load(file, str(path), stands)
+    itos = getattr(found, "itos", None)
+    if not isinstance(itos, list) or not all(isinstance(word, str) for word in itos):
+        raise DataError(f"{path} holds no list of words 'itos': no vocabulary of HIN or M2.")
+    return _meshed(itos, path)
+
+
+def convert(source: Path, out: Path) -> str:
+    """``read_pickle`` of ``source`` as the JSON of text.vocabulary=hin; says what it held."""
+    found = read_pickle(source)
+    write_text(out, json.dumps({"itos": found.itos}, ensure_ascii=False))
+    return f"{found.words.size:,} words: {out}"
+
+
+def _meshed(itos: list[str], path: Path) -> WordVocabulary:
+    at = {word: i for i, word in enumerate(itos[:4])}
+    if set(at) != set(LAYOUTS["meshed"]):
+        raise DataError(f"{path}: the first four words must be {LAYOUTS['meshed']}.")
+    words = Words(len(itos), at["<pad>"], at["<bos>"], at["<eos>"], at["<unk>"])
+    return WordVocabulary(itos, words)
 
 
 def write(vocabulary: Vocabulary, path: Path) -> None:
@@ -244,6 +275,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"There is no vocabulary file {path}. Check the path.") from error
     except ValueError as error:
+        if path.read_bytes()[:1] == b"\x80":
+            raise ConfigError(
+                f"{path} is a pickle, which training never opens. Convert it once: precap data "
+                f"labels vocabulary {path} --out vocab.json --allow-pickle"
+            ) from error
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold a JSON object.")

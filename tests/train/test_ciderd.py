@@ -11,7 +11,7 @@ from pycocoevalcap.cider.cider import Cider
 
 from precap.errors import ConfigError
 from precap.train import ciderd
-from precap.train.labels import DocumentFrequency
+from precap.train.documents import DocumentFrequency
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ciderd"
 DATA: dict[str, Any] = json.loads((GOLDEN / "ciderd_data.json").read_text("utf-8"))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from precap.errors import ConfigError
 from precap.train.contract import Memory, State, Words
-from precap.train.decode import Decoded, decode
+from precap.train.decode import Decoded, changed, decode
 from precap.train.heads.transformer import PLUGIN
 from precap.train.settings import Decode
 
@@ -182,3 +183,26 @@ def test_groups_differ() -> None:
     assert alike == [4, 5]
     assert same == [4, 4]
     assert sorted(apart) == [4, 5]
+
+
+def test_a_way_to_decode_is_changed_by_name() -> None:
+    recipe = Decode(beam=4, groups=2, longest=30)
+    assert changed(recipe, {}) == recipe
+    assert changed(recipe, {}, beam=5) == Decode(beam=5, longest=30)
+    assert changed(recipe, {"groups": 5}, beam=5).groups == 5
+    assert changed(recipe, {"length_penalty": 1, "top_p": 0.9, "sample": True}).top_p == 0.9
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lenght_penalty": 1}, "Did you mean 'length_penalty'"),
+        ({"beam": "many"}, "beam.*many"),
+        ({"beam": 0}, "above 0"),
+        ({"groups": 2}, r"Set decode\.beam=4"),
+        ({"top_k": 5}, r"decode\.sample=true"),
+    ],
+)
+def test_a_way_to_decode_that_cannot_be_says_why(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        changed(Decode(), values)

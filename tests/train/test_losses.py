@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -5,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from precap.train import losses
+from precap.train import documents, losses, prepare, settings, vocab
 from precap.train.batch import floats, lengths, parts, shifted
 from precap.train.contract import Batch, Words
 from precap.train.heads.transformer import PLUGIN
 from precap.train.settings import SelfCritical
+from precap.train.vocab import WordVocabulary
 
 APART = Words(9, 0, 1, 2, 3)
 SHARED = Words(9, 0, 0, 0, 8)
@@ -122,3 +124,56 @@ def test_parts_of_a_batch() -> None:
     assert [part.ids for part in cut] == [["a", "b", "c"], ["d", "e"]]
     assert floats(cut[1]).features["grid"].flatten().tolist() == [3.0, 4.0]
     assert len(parts(batch, 9)) == 5
+
+
+@pytest.mark.parametrize("count_eos", [True, False])
+def test_given_document_frequencies_weigh_the_reward(count_eos: bool, tmp_path: Path) -> None:
+    """Those of the captions themselves change nothing; others do."""
+    captions = {"a": [[4, 5], [4, 6]], "b": [[7], [7, 7]]}
+    names = {4: "a", 5: "dog", 6: "cat", 7: "UNK"}
+    sentences = [[{"tokens": [names[n] for n in c]} for c in many] for many in captions.values()]
+    images = [{"split": "train", "sentences": some} for some in sentences]
+    known = WordVocabulary(["<end>", "a", "dog", "cat", "UNK"], Words(5, 0, 0, 0, 4))
+    words, _ = documents.count({"images": images}, known)
+    documents.write(words, tmp_path / "own.json")
+    documents.write(
+        documents.DocumentFrequency({**words.document_frequency, ("a",): 50}, 100),
+        tmp_path / "other.json",
+    )
+    hypotheses = torch.tensor([[[4, 5, 2, 0], [4, 6, 7, 2]], [[7, 2, 0, 0], [5, 2, 0, 0]]])
+    number = {name: n for n, name in names.items()}.get
+
+    def reward(file: str | None) -> torch.Tensor:
+        given = None if file is None else tmp_path / file
+        config = SelfCritical(count_eos=count_eos, frequencies=given)
+        made = losses.Reward(captions, APART, config, number=number)
+        return made(["a", "b"], hypotheses)
+
+    torch.testing.assert_close(reward("own.json"), reward(None))
+    assert not torch.allclose(reward("other.json"), reward(None))
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+def test_the_words_of_a_file_find_the_numbers_of_any_vocabulary(kind: str, tmp_path: Path) -> None:
+    given = {"a": ["a red dog", "a dog runs"], "b": ["the cat", "a cat sits"]}
+    flat = {"train": [caption for many in given.values() for caption in many]}
+    images = [
+        {"split": "train", "sentences": [{"tokens": c.split()} for c in many]}
+        for many in given.values()
+    ]
+    known = vocab.build_words([c.split() for c in flat["train"]], 1, "self-critical")
+    documents.write(documents.count({"images": images}, known)[0], tmp_path / "f.json")
+    text = {"vocabulary": kind, "threshold": 1, "size": 300}
+    plain = settings.resolve({"text": text})
+    told = settings.resolve({"text": text, "scst": {"frequencies": tmp_path / "f.json"}})
+    words = vocab.make(plain.text, flat)
+    said = [words.encode("a dog sits"), words.encode("the cat")]
+    rows = torch.full((2, 1, 12), words.words.pad)
+    for row, numbers in zip(rows, said, strict=True):
+        row[0, : len(numbers) + 1] = torch.tensor([*numbers, words.words.eos])
+    rewards = [
+        prepare.make_reward(words, ["a", "b"], given, config)(["a", "b"], rows)
+        for config in (plain, told)
+    ]
+    torch.testing.assert_close(*rewards)
+    assert (rewards[0] > 0).all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from precap import pipeline
 from precap.errors import ConfigError, DataError
 from precap.train import published, run
 from precap.train.heads.m2 import PLUGIN as M2
@@ -68,6 +69,35 @@ def test_what_is_not_there_or_not_weights(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(DataError, match="no named weights"):
         published.read(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_was_cut_short_is_called_damaged(tmp_path: Path, zipped: bool) -> None:
+    torch.save(
+        {"a.weight": torch.ones(99, 99)}, tmp_path / "w.pth",
+        _use_new_zipfile_serialization=zipped,
+    )  # fmt: skip
+    whole = (tmp_path / "w.pth").read_bytes()
+    for part in (0.02, 0.5, 0.99):
+        (tmp_path / "w.pth").write_bytes(whole[: int(len(whole) * part)])
+        with pytest.raises(DataError, match="damaged or cut short"):
+            published.read(tmp_path / "w.pth")
+
+
+def test_the_format_chooses_the_head(tmp_path: Path) -> None:
+    for name in ("m2", "hin", "grit", "hiercap", "ort", "spatial"):
+        assert published.head_of(name, tmp_path) == name
+    assert {published.head_of(n, tmp_path) for n in ("clipcap", "tinytiny", "opg")} == {"prefix"}
+    for mark, head in (("core.att_lstm.weight_ih", "updown"), ("core.a2c.weight", "att2in")):
+        names = ("att_embed.0.weight", "ctx2att.weight", "embed.0.weight", mark)
+        save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "w.safetensors")
+        assert published.head_of("self-critical", tmp_path / "w.safetensors") == head
+    chosen = pipeline._chosen_head({}, {"init": tmp_path / "w", "init_format": "m2"})
+    assert chosen == ("m2", "reads m2 weights")
+    with pytest.raises(ConfigError, match="Did you mean 'm2'"):
+        published.head_of("m22", tmp_path)
+    with pytest.raises(ConfigError, match=r"--init-format.*clipcap"):
+        published.head_of("", tmp_path)
 
 
 def test_formats_by_name() -> None:

@@ -1,4 +1,6 @@
 import json
+import pickle
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from precap.errors import ConfigError, DataError
 from precap.train import vocab
 from precap.train.settings import Text
+from tests.command import Precap
 
 CAPTIONS = ["A dog runs.", "a dog sits", "A cat, a dog!", "the cat's bed"]
 
@@ -88,3 +91,60 @@ def test_only_the_counted_splits_count() -> None:
     assert made(threshold=1).encode("seen") == [3]
     with pytest.raises(DataError, match=r"No captions in splits val.*train, test"):
         made(counted=("val",))
+
+
+def default_unk_index() -> int:
+    return 0
+
+
+class Vocab:
+    """The layout of HIN's and M2's vocab.pkl."""
+
+    def __init__(self, itos: list[str]) -> None:
+        self.freqs, self.itos, self.vectors = Counter(a=9, dog=5), itos, None
+        self.stoi = defaultdict(default_unk_index, {word: i for i, word in enumerate(itos)})
+
+
+MESHED = ["<unk>", "<pad>", "<bos>", "<eos>", "a", "dog", " ", '"']
+
+
+def test_a_pickled_vocabulary_is_converted_and_then_read(precap: Precap, tmp_path: Path) -> None:
+    source, out = tmp_path / "vocab.pkl", tmp_path / "vocab.json"
+    source.write_bytes(pickle.dumps(Vocab(MESHED)))
+    with pytest.raises(ConfigError, match="data labels vocabulary"):
+        made(vocabulary="hin", files=source)
+    command = ("data", "labels", "vocabulary", source, "--out", out)
+    assert "--allow-pickle" in precap.refused(*command, code=2)
+    assert "8 words" in precap(*command, "--allow-pickle")
+    found = made(vocabulary="hin", files=out)
+    assert isinstance(found, vocab.WordVocabulary)
+    assert found.itos == MESHED
+    assert found.encode("a dog flies") == [4, 5, 0]
+    assert (found.words.unk, found.words.pad, found.words.bos, found.words.eos) == (0, 1, 2, 3)
+
+
+def test_a_vocabulary_that_wants_to_run_something_is_refused(
+    precap: Precap, tmp_path: Path
+) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "exploded",)
+
+    source = tmp_path / "vocab.pkl"
+    command = ("data", "labels", "vocabulary", source, "--out", tmp_path / "v", "--allow-pickle")
+    bad = Vocab(MESHED)
+    bad.vectors = Bomb()  # type: ignore[assignment]
+    source.write_bytes(pickle.dumps(bad))
+    assert "refused" in precap.refused(*command, code=4)
+    source.write_bytes(pickle.dumps({"itos": MESHED}))
+    assert "no list of words" in precap.refused(*command, code=4)
+    source.write_bytes(pickle.dumps(Vocab(MESHED[4:])))
+    assert "first four words" in precap.refused(*command, code=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vocab.pkl"]
+
+
+def test_a_vocabulary_without_its_file_says_which_file() -> None:
+    with pytest.raises(ConfigError, match=r"vocab\.json and merges\.txt.*text\.vocabulary=bpe"):
+        made(vocabulary="gpt2")
+    with pytest.raises(ConfigError, match=r"text\.files=FILE"):
+        made(vocabulary="hin")

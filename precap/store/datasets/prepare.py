@@ -14,6 +14,7 @@ from precap.store.datasets.normal import normalise
 from precap.store.datasets.paths import Disk, is_image
 from precap.store.datasets.problems import Problems, Report
 from precap.store.datasets.sources import documents
+from precap.store.datasets.splits import settle
 
 
 def prepare(
@@ -54,6 +55,19 @@ def prepare(
     return _written(out, name or _name(source), label, items, disk.root, read, problems)
 
 
+def keep(entries: Sequence[Entry], out: Path, images: Path, *, name: str, format: str) -> Report:
+    """``prepare`` for entries that are already read: checked, and written to the folder ``out``."""
+    if not images.is_dir():
+        raise ConfigError(f"There is no folder {images}. Check --images.")
+    problems = Problems()
+    read = {"images": len(entries), "captions": sum(len(entry.captions) for entry in entries)}
+    disk = Disk(images.absolute())
+    items = normalise(settle(entries, None, problems), disk, problems, captioned=True)
+    if not items:
+        raise DataError(f"No image of {name} can be used: {dict(_counts(problems))}.")
+    return _written(out.absolute(), name, format, items, disk.root, read, problems)
+
+
 def _read(
     known: Format, found: Sequence[Document], lists: Path | None, problems: Problems
 ) -> list[Entry]:
@@ -66,7 +80,7 @@ def _read(
         lists = splits.beside(found[0].path)
     if lists is not None:
         entries = splits.assign(entries, splits.read_lists(lists, problems), problems)
-    return splits.settle(entries, None, problems)
+    return settle(entries, None, problems)
 
 
 def _image_root(path: Path, entries: Sequence[Entry]) -> Path:

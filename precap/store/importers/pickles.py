@@ -7,7 +7,7 @@ replaced by a function here that checks sizes before it allocates. Nothing is im
 import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -19,10 +19,17 @@ from precap.errors import DataError
 _KINDS = "biufSU"
 
 
-def load(file: IO[bytes], where: str) -> Any:
-    """The value of a pickle; DataError for one that needs more than plain data, or is damaged."""
+class Attributes:
+    """Stands for an object of another program: its attributes, none of its code."""
+
+
+def load(file: IO[bytes], where: str, stands: Mapping[str, type[Attributes]] | None = None) -> Any:
+    """The value of a pickle; DataError for one that needs more than plain data, or is damaged.
+
+    stands: class names of other programs, of whatever module, and what stands for them here.
+    """
     try:
-        return _Restricted(file).load()
+        return _Restricted(file, stands or {}).load()
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     except MemoryError as error:
@@ -35,7 +42,13 @@ def load(file: IO[bytes], where: str) -> Any:
 
 
 class _Restricted(pickle.Unpickler):
+    def __init__(self, file: IO[bytes], stands: Mapping[str, type[Attributes]]) -> None:
+        super().__init__(file)
+        self.stands = stands
+
     def find_class(self, module: str, name: str) -> Any:
+        if name in self.stands:
+            return self.stands[name]
         try:
             return _ALLOWED[module, name]
         except KeyError:
@@ -117,6 +130,18 @@ def _no_bytes(*arguments: Any) -> bytes:
     return b""
 
 
+def _table(*_: Any) -> dict[Any, Any]:
+    """A defaultdict without what makes its defaults; its items follow."""
+    return {}
+
+
+def _tally(items: Any = ()) -> dict[Any, Any]:
+    """A Counter as the dictionary it is."""
+    if not isinstance(items, dict):
+        raise DataError("a Counter of something else than a dictionary: refused.")
+    return items
+
+
 def _storage(data: bytes) -> Any:
     """A torch storage saved inside a pickle; tensors of a GPU land on the CPU."""
     import torch
@@ -165,6 +190,12 @@ def plain(value: Any) -> Any:
 
 _ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
     ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): _table,
+    ("collections", "Counter"): _tally,
+    ("builtins", "float"): Attributes,  # what makes the defaults of a defaultdict; never called
+    ("builtins", "int"): Attributes,
+    ("__builtin__", "float"): Attributes,
+    ("__builtin__", "int"): Attributes,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("__builtin__", "bytes"): _no_bytes,

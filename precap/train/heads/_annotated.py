@@ -161,8 +161,8 @@ class Decoder(nn.Module):
             x = layer.rest(x, memory, str(i))
         return self.last(x), state
 
-    def attend(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """Where the last layer looks: (B, C, T, N)."""
+    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
+        """Where the last layer looks: "region" -> (B, C, T, N)."""
         packed = pack(tokens, self.words.pad)
         x = self.embed(packed.tokens, packed.positions)
         layers = self._layers()
@@ -172,7 +172,8 @@ class Decoder(nn.Module):
                 x = layer.rest(x, memory, str(i))
         last = layers[-1]
         query = cast(Residual, last.skips[1]).norm(x)
-        return packed.unpack(cast(Look, last.look).where(query, memory, str(len(layers) - 1)))
+        weights = cast(Look, last.look).where(query, memory, str(len(layers) - 1))
+        return {"region": packed.unpack(weights)}
 
     def _layers(self) -> list[Any]:
         return [*self.layers]

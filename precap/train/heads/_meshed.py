@@ -99,14 +99,14 @@ class Decoder(nn.Module):
         return state
 
     def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens at position ``t`` -> (B, K, V) logits and the longer caches."""
+        """(B, K) tokens at position ``t`` -> (B, K, D) and the longer caches."""
         self._check(t + 1)
         state = dict(state)
         x = self.embed(tokens, t)  # (B, K, D)
         for i, (own, layer) in enumerate(zip(self.own, self.layers, strict=True)):
             x = own.skip(x, lambda y, own=own, i=i: own.attention.extend(y, state, str(i)))
             x = layer(x, memory, str(i))
-        return self.output(x), state
+        return x, state
 
     def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
         """Role -> (B, C, T, N): where the last layer looks, zero at padding."""

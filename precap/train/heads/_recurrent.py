@@ -1,12 +1,13 @@
 """What the LSTM heads of self-critical.pytorch share: inputs, additive attention, the word loop."""
 
-from collections.abc import Mapping
-from typing import Protocol
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from precap.errors import ConfigError
+from precap.errors import ConfigError, DataError
 from precap.train.contract import Memory, State, Words
 
 
@@ -56,6 +57,76 @@ def run(
             mine = (torch.rand(given.shape, device=given.device) < sampling) & (given != words.pad)
             given = torch.where(mine, own, given)
     return torch.stack(outputs, 2), torch.stack(looks, 2)
+
+
+class Recurrent(nn.Module):
+    """A head that says word by word what its ``core`` tells: the Head protocol but ``encode``.
+
+    Its parts are named ``embed`` and ``output``; ``states`` names the tensors of its LSTMs, whose
+    width is that of the rows.
+    """
+
+    states: ClassVar[tuple[str, ...]]
+    core: Core
+    embed: nn.Module
+    output: nn.Linear
+    words: Words
+    role: str
+    sampling: float
+
+    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T, R), what ``classify`` turns into logits."""
+        return self._run(memory, tokens)[0]
+
+    def _run(self, memory: Memory, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.start(memory, tokens.shape[1])
+        sampling = self.sampling if self.training else 0.0
+        return run(self.core, self.embed, self.output, memory, state, tokens, self.words, sampling)
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        """(..., R) -> (..., V) logits."""
+        out: Tensor = self.output(hidden)
+        return out
+
+    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T, V) logits."""
+        return self.classify(self.hidden(memory, tokens))
+
+    def start(self, memory: Memory, width: int) -> State:
+        """Every LSTM at zero."""
+        rows, _, dim = memory["rows"].shape
+        zero = memory["rows"].new_zeros(rows, width, dim)
+        return {name: zero for name in self.states}
+
+    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
+        """(B, K) tokens -> (B, K, V) logits."""
+        out, state, _ = self.core(self.embed(tokens), memory, state)
+        return self.classify(out), state
+
+    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
+        """role -> (B, C, T, N)."""
+        return {self.role: self._run(memory, tokens)[1]}
+
+
+def renamed(state: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """``state`` with every rule applied to every name."""
+    found = {}
+    for key, value in state.items():
+        for pattern, new in rules:
+            key = re.sub(pattern, new, key)
+        found[key] = value
+    return found
+
+
+def sizes(state: Mapping[str, Tensor], core: str, whose: str) -> dict[str, Any]:
+    """The Config that the tensors decide; DataError when there is no ``core``: not ``whose``."""
+    if core not in state:
+        raise DataError(f"These weights have no {core}: they are no {whose}.")
+    try:
+        dim, inner = state["att_embed.0.weight"].shape[0], state["ctx2att.weight"].shape[0]
+        return {"dim": dim, "attention": inner, "words": state["embed.0.weight"].shape[1]}
+    except KeyError as error:
+        raise DataError(f"These weights have no {error}: not of this --init-format.") from error
 
 
 def rows_role(dims: Mapping[str, int]) -> str:

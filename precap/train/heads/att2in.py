@@ -3,7 +3,6 @@
 As ``att2in2`` of self-critical.pytorch. Works on grid features and on regions.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,9 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from precap.config import frozen
-from precap.errors import DataError
 from precap.train.contract import Memory, State, Words
-from precap.train.heads._recurrent import AdditiveAttention, keep_mask, rows_role, run
+from precap.train.heads._recurrent import (
+    AdditiveAttention,
+    Recurrent,
+    keep_mask,
+    renamed,
+    rows_role,
+    sizes,
+)
 
 
 @frozen
@@ -26,10 +31,11 @@ class Att2inConfig:
     dropout: float = 0.5
 
 
-class Att2in(nn.Module):
+class Att2in(Recurrent):
     """See the module."""
 
     Config = Att2inConfig
+    states: ClassVar[tuple[str, ...]] = ("h", "c")
     needs: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[frozenset[str]] = frozenset({"region", "grid"})
 
@@ -67,38 +73,6 @@ class Att2in(nn.Module):
         h = out * torch.tanh(c)
         return self.dropout(h), {"h": h, "c": c}, weights
 
-    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, R), what ``classify`` turns into logits."""
-        return self._run(memory, tokens)[0]
-
-    def _run(self, memory: Memory, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        state = self.start(memory, tokens.shape[1])
-        sampling = self.sampling if self.training else 0.0
-        return run(self.core, self.embed, self.output, memory, state, tokens, self.words, sampling)
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(..., R) -> (..., V) logits."""
-        out: Tensor = self.output(hidden)
-        return out
-
-    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, V) logits."""
-        return self.classify(self.hidden(memory, tokens))
-
-    def start(self, memory: Memory, width: int) -> State:
-        """The LSTM at zero."""
-        zero = memory["rows"].new_zeros(memory["rows"].shape[0], width, self.dim)
-        return {"h": zero, "c": zero}
-
-    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens -> (B, K, V) logits."""
-        out, state, _ = self.core(self.embed(tokens), memory, state)
-        return self.classify(out), state
-
-    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
-        """role -> (B, C, T, N)."""
-        return {self.role: self._run(memory, tokens)[1]}
-
 
 RULES = (
     (r"^att_embed\.0\.", "rows.0."),
@@ -114,21 +88,12 @@ RULES = (
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """self-critical.pytorch's att2in2 under our names."""
-    found = {}
-    for key, value in state.items():
-        for pattern, new in RULES:
-            key = re.sub(pattern, new, key)
-        found[key] = value
-    return found
+    return renamed(state, RULES)
 
 
 def options(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The Config that the tensors decide."""
-    try:
-        dim, inner = state["att_embed.0.weight"].shape[0], state["ctx2att.weight"].shape[0]
-        return {"dim": dim, "attention": inner, "words": state["embed.0.weight"].shape[1]}
-    except KeyError as error:
-        raise DataError(f"These weights have no {error}: not of this --init-format.") from error
+    return sizes(state, "core.a2c.weight", "att2in2")
 
 
 PLUGIN = Att2in

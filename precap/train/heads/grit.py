@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from precap.config import frozen
-from precap.train.contract import Memory, State, Words
+from precap.train.contract import Memory, Words
+from precap.train.heads._captioner import Captioner
 from precap.train.heads._fusion import (
     FusionLayer,
     GridEncoder,
@@ -53,7 +54,7 @@ class GRITConfig:
     shared_gate: bool = False
 
 
-class GRIT(nn.Module):
+class GRIT(Captioner):
     """See the module. Any number of grid and region rows of any width."""
 
     Config = GRITConfig
@@ -82,31 +83,6 @@ class GRIT(nn.Module):
         for i, layer in enumerate(self.decoder.layers):
             cast(FusionLayer, layer).keep(sources, memory, str(i))
         return memory
-
-    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, D), what ``classify`` turns into logits."""
-        return self.decoder.hidden(memory, tokens)
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V) logits."""
-        out: Tensor = self.decoder.output(hidden)
-        return out
-
-    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, V) logits."""
-        return self.classify(self.hidden(memory, tokens))
-
-    def start(self, memory: Memory, width: int) -> State:
-        """Empty self-attention caches."""
-        return self.decoder.start(len(memory["0.0.k"]), width)
-
-    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens at position ``t`` -> (B, K, V) logits."""
-        return self.decoder.step(memory, state, tokens, t)
-
-    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
-        """The last layer's looks: "grid" and "region" -> (B, C, T, N), each summing to one."""
-        return self.decoder.attend(memory, tokens)
 
 
 #: The second gate is computed with fc_alpha1, so fc_alpha2 has no effect; the detector is no head.

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from precap.config import frozen
 from precap.errors import ConfigError
-from precap.train.contract import Memory, State, Words
+from precap.train.contract import Memory, Words
+from precap.train.heads._captioner import Captioner
 from precap.train.heads._fusion import (
     FusionLayer,
     GridEncoder,
@@ -124,7 +125,7 @@ class GlobalEncoder(nn.Module):
         return x
 
 
-class HierCap(nn.Module):
+class HierCap(Captioner):
     """See the module. Any number of regions of any width; ``cells`` grid cells of any width."""
 
     Config = HierCapConfig
@@ -175,30 +176,9 @@ class HierCap(nn.Module):
             cast(FusionLayer, layer).keep(sources, memory, str(i))
         return memory
 
-    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, D), what ``classify`` turns into logits."""
-        return self.decoder.hidden(memory, tokens)
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V) logits."""
-        out: Tensor = self.decoder.output(hidden)
-        return out
-
-    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, V) logits."""
-        return self.classify(self.hidden(memory, tokens))
-
-    def start(self, memory: Memory, width: int) -> State:
-        """Empty self-attention caches."""
-        return self.decoder.start(len(memory["0.0.k"]), width)
-
-    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens at position ``t`` -> (B, K, V) logits."""
-        return self.decoder.step(memory, state, tokens, t)
-
     def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
         """The last layer's looks: "grid" and "region" -> (B, C, T, N), each summing to one."""
-        looks = self.decoder.attend(memory, tokens)
+        looks = super().attend(memory, tokens)
         return {role: looks[role] for role in ("grid", "region")}
 
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precap.config import frozen
-from precap.train.contract import Memory, State, Words
+from precap.train.contract import Memory, Words
+from precap.train.heads._captioner import Captioner
 from precap.train.heads._meshed import (
     Block,
     Decoder,
@@ -205,7 +206,7 @@ class Fuse(nn.Module):
         }
 
 
-class HIN(nn.Module):
+class HIN(Captioner):
     """See the module. Any number of grid and region rows of any width."""
 
     Config = HINConfig
@@ -255,31 +256,6 @@ class HIN(nn.Module):
             return masks
         real = zero_rows(features["region"])
         return {**masks, "region": real & masks["region"] if "region" in masks else real}
-
-    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, D), what ``classify`` turns into logits."""
-        return self.decoder.hidden(memory, tokens)
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V) logits."""
-        out: Tensor = self.decoder.output(hidden)
-        return out
-
-    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, V) logits."""
-        return self.classify(self.hidden(memory, tokens))
-
-    def start(self, memory: Memory, width: int) -> State:
-        """Empty self-attention caches."""
-        return self.decoder.start(len(memory["0.grid.k"]), width)
-
-    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens at position ``t`` -> (B, K, V) logits."""
-        return self.decoder.step(memory, state, tokens, t)
-
-    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
-        """The last layer's direct looks: "grid" and "region" -> (B, C, T, N)."""
-        return self.decoder.attend(memory, tokens)
 
 
 RULES: Rules = (

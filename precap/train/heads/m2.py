@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precap.config import frozen
-from precap.train.contract import Memory, State, Words
+from precap.train.contract import Memory, Words
+from precap.train.heads._captioner import Captioner
 from precap.train.heads._meshed import (
     Block,
     Decoder,
@@ -114,7 +115,7 @@ class Mesh(nn.Module):
         return {"region": torch.stack(looks).mean(0)}
 
 
-class M2(nn.Module):
+class M2(Captioner):
     """See the module. Any number of region rows of any width."""
 
     Config = M2Config
@@ -159,31 +160,6 @@ class M2(nn.Module):
         if "region" in masks:
             x = x * masks["region"][..., None]
         return F.pad(x[:, :rows], (0, 0, 0, max(rows - x.shape[1], 0)))
-
-    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, D), what ``classify`` turns into logits."""
-        return self.decoder.hidden(memory, tokens)
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V) logits."""
-        out: Tensor = self.decoder.output(hidden)
-        return out
-
-    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, V) logits."""
-        return self.classify(self.hidden(memory, tokens))
-
-    def start(self, memory: Memory, width: int) -> State:
-        """Empty self-attention caches."""
-        return self.decoder.start(len(memory["0.0.k"]), width)
-
-    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens at position ``t`` -> (B, K, V) logits."""
-        return self.decoder.step(memory, state, tokens, t)
-
-    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
-        """The last layer's looks, mean over the levels: "region" -> (B, C, T, N)."""
-        return self.decoder.attend(memory, tokens)
 
 
 RULES: Rules = (

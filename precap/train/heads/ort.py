@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from precap.config import frozen
-from precap.train.contract import Memory, State, Words
+from precap.train.contract import Memory, Words
 from precap.train.heads._annotated import (
     AnnotatedNorm,
     Decoder,
@@ -24,6 +24,7 @@ from precap.train.heads._annotated import (
     table_rows,
 )
 from precap.train.heads._boxes import pairs, relative, waves
+from precap.train.heads._captioner import Captioner
 
 
 @frozen
@@ -61,7 +62,7 @@ class RelationLayer(EncoderLayer):
         return super().forward(x, bias)
 
 
-class Ort(nn.Module):
+class Ort(Captioner):
     """See the module. Regions with boxes; ``size`` turns pixel boxes into relative ones."""
 
     Config = OrtConfig
@@ -98,32 +99,6 @@ class Ort(nn.Module):
             x = cast(RelationLayer, layer)(x, mask, terms)
         self.decoder.keep(self.encoded(x), memory)
         return memory
-
-    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, D), what ``classify`` turns into logits."""
-        return self.decoder.hidden(memory, tokens)
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V) logits."""
-        out: Tensor = self.decoder.output(hidden)
-        return out
-
-    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, V) logits."""
-        return self.classify(self.hidden(memory, tokens))
-
-    def start(self, memory: Memory, width: int) -> State:
-        """Empty self-attention caches."""
-        return self.decoder.start(len(memory["0.k"]), width)
-
-    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens at position ``t`` -> (B, K, V) logits."""
-        hidden, state = self.decoder.step(memory, state, tokens, t)
-        return self.classify(hidden), state
-
-    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
-        """The last layer's look: "region" -> (B, C, T, N)."""
-        return {"region": self.decoder.attend(memory, tokens)}
 
 
 RULES = (

@@ -300,10 +300,14 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def clipcap(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The Config of ClipCap and Tini-Tiny weights: a pooled feature."""
+    """The Config of ClipCap and Tini-Tiny weights: a pooled feature.
+
+    Every released transformer mapping wants it at length 1, and no released MLP does.
+    """
     found = {**_sizes(state), "inputs": "global"}
     if found.get("mapper") == "transformer":
-        return {**found, "inner": len(state["clip_project.linear.bias"]) // found["dim"]}
+        inner = len(state["clip_project.linear.bias"]) // found["dim"]
+        return {**found, "inner": inner, "normalise": True}
     return {
         **found,
         "mapper": "mlp",

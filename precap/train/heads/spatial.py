@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from precap.config import frozen
 from precap.errors import ConfigError
-from precap.train.contract import Memory, State, Words
+from precap.train.contract import Memory, Words
 from precap.train.heads._annotated import (
     Decoder,
     DotLook,
@@ -25,6 +25,7 @@ from precap.train.heads._annotated import (
     table_rows,
 )
 from precap.train.heads._boxes import coverage, relative, sums
+from precap.train.heads._captioner import Captioner
 from precap.train.heads.ort import RULES
 
 
@@ -157,7 +158,7 @@ def _boxes(features: Mapping[str, Tensor]) -> Tensor:
     return relative(features["boxes"].float(), features.get("size"))
 
 
-class Spatial(nn.Module):
+class Spatial(Captioner):
     """See the module. Regions, with ``weights`` or ``boxes`` (and ``size``) for the encoding."""
 
     Config = SpatialConfig
@@ -192,32 +193,6 @@ class Spatial(nn.Module):
             x = layer(x, mask)
         self.decoder.keep(self.encoded(x), memory)
         return memory
-
-    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, D), what ``classify`` turns into logits."""
-        return self.decoder.hidden(memory, tokens)
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V) logits."""
-        out: Tensor = self.decoder.output(hidden)
-        return out
-
-    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, V) logits."""
-        return self.classify(self.hidden(memory, tokens))
-
-    def start(self, memory: Memory, width: int) -> State:
-        """Empty self-attention caches."""
-        return self.decoder.start(len(memory["0.k"]), width)
-
-    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens at position ``t`` -> (B, K, V) logits."""
-        hidden, state = self.decoder.step(memory, state, tokens, t)
-        return self.classify(hidden), state
-
-    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
-        """The last layer's look: "region" -> (B, C, T, N)."""
-        return {"region": self.decoder.attend(memory, tokens)}
 
 
 def _look(c: SpatialConfig) -> nn.Module:

@@ -3,7 +3,6 @@
 As ``updown``/``topdown`` of self-critical.pytorch. Works on grid features as well.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,9 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from precap.config import frozen
-from precap.errors import DataError
 from precap.train.contract import Memory, State, Words
-from precap.train.heads._recurrent import AdditiveAttention, keep_mask, mean_rows, rows_role, run
+from precap.train.heads._recurrent import (
+    AdditiveAttention,
+    Recurrent,
+    keep_mask,
+    mean_rows,
+    renamed,
+    rows_role,
+    sizes,
+)
 
 
 @frozen
@@ -26,10 +32,11 @@ class UpdownConfig:
     dropout: float = 0.5
 
 
-class Updown(nn.Module):
+class Updown(Recurrent):
     """See the module. ``global`` is the mean of the rows when no store has one."""
 
     Config = UpdownConfig
+    states: ClassVar[tuple[str, ...]] = ("h1", "c1", "h2", "c2")
     needs: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[frozenset[str]] = frozenset({"region", "grid", "global"})
 
@@ -79,39 +86,6 @@ class Updown(nn.Module):
         h, c = cell(x.flatten(0, 1), (h.flatten(0, 1), c.flatten(0, 1)))
         return h.view(*many, -1), c.view(*many, -1)
 
-    def hidden(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, R), what ``classify`` turns into logits."""
-        return self._run(memory, tokens)[0]
-
-    def _run(self, memory: Memory, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        state = self.start(memory, tokens.shape[1])
-        sampling = self.sampling if self.training else 0.0
-        return run(self.core, self.embed, self.output, memory, state, tokens, self.words, sampling)
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(..., R) -> (..., V) logits."""
-        out: Tensor = self.output(hidden)
-        return out
-
-    def forward(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T, V) logits."""
-        return self.classify(self.hidden(memory, tokens))
-
-    def start(self, memory: Memory, width: int) -> State:
-        """Both LSTMs at zero."""
-        rows, dim = memory["rows"].shape[0], memory["rows"].shape[2]
-        zero = memory["rows"].new_zeros(rows, width, dim)
-        return {name: zero for name in ("h1", "c1", "h2", "c2")}
-
-    def step(self, memory: Memory, state: State, tokens: Tensor, t: int) -> tuple[Tensor, State]:
-        """(B, K) tokens -> (B, K, V) logits."""
-        out, state, _ = self.core(self.embed(tokens), memory, state)
-        return self.classify(out), state
-
-    def attend(self, memory: Memory, tokens: Tensor) -> dict[str, Tensor]:
-        """role -> (B, C, T, N)."""
-        return {self.role: self._run(memory, tokens)[1]}
-
 
 RULES = (
     (r"^embed\.0\.", "embed.0."),
@@ -128,21 +102,12 @@ RULES = (
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """self-critical.pytorch's updown under our names."""
-    found = {}
-    for key, value in state.items():
-        for pattern, new in RULES:
-            key = re.sub(pattern, new, key)
-        found[key] = value
-    return found
+    return renamed(state, RULES)
 
 
 def options(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The Config that the tensors decide."""
-    try:
-        dim, inner = state["att_embed.0.weight"].shape[0], state["ctx2att.weight"].shape[0]
-        return {"dim": dim, "attention": inner, "words": state["embed.0.weight"].shape[1]}
-    except KeyError as error:
-        raise DataError(f"These weights have no {error}: not of this --init-format.") from error
+    return sizes(state, "core.att_lstm.weight_ih", "updown or topdown")
 
 
 PLUGIN = Updown

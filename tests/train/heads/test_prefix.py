@@ -9,10 +9,10 @@ import torch
 from precap import plugins
 from precap.config import build
 from precap.errors import ConfigError
-from precap.train import checkpoint, heads
-from precap.train import published as weights
+from precap.train import heads, published
 from precap.train.contract import Words
 from precap.train.losses import advantages, cross_entropy, policy_gradient
+from tests import golden_heads
 from tests.contracts import HeadContract
 from tests.golden_heads import close
 from tests.golden_rule import Case, load_case, stream
@@ -55,15 +55,12 @@ class TestStraightThrough(TestSparse):
 
 
 def imported(case: Case, form: str, **changes: Any) -> Any:
-    """The case's head through the functions that ``train --init`` calls."""
-    state = weights.unwrapped({k: torch.from_numpy(v) for k, v in case.weights.items()}, "x")  # type: ignore[arg-type]
-    kind = plugins.load(heads, "prefix")
-    options = {**weights.options(kind, form, state), "heads": 4, **changes}
+    """The case's head, of a run that began with its weights; 4 attention heads, no normalising."""
     role, name = ("grid", "grid") if form == "opg" else ("global", "prefix")
     words = Words(size=97, pad=-1, bos=96, eos=13)  # id 0 is a real word here
-    head = kind(build(kind.Config, options), {role: case.inputs[name].shape[-1]}, words)
-    checkpoint.load_weights(head, weights.convert(kind, form, state), case.name)
-    return head.eval()
+    options = {"heads": 4, "normalise": False, **changes}
+    dims = {role: case.inputs[name].shape[-1]}
+    return golden_heads.imported(case, "prefix", form, dims, words, **options)
 
 
 def tokens_of(case: Case) -> torch.Tensor:
@@ -223,3 +220,14 @@ def test_published_size() -> None:
         head = kind(kind.Config(), {"global": 512}, Words(50257, 0, 50256, 13))
     assert round(sum(p.numel() for p in head.gpt.parameters()) / 1e6, 2) == 124.44
     assert round(sum(p.numel() for p in head.mapper.parameters()) / 1e6, 2) == 31.47
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("clipcap_mlp", False), ("clipcap_transformer", True)]
+)
+def test_a_released_transformer_mapping_wants_features_of_length_one(
+    name: str, wanted: bool
+) -> None:
+    state = {key: torch.from_numpy(value) for key, value in load_case(name).weights.items()}
+    kind = plugins.load(heads, "prefix")
+    assert published.options(kind, "clipcap", state).get("normalise", False) is wanted

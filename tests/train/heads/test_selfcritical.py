@@ -114,6 +114,13 @@ def test_published_greedy(name: str, cases: dict[str, Published]) -> None:
     expected = p.case.expected["greedy_tokens"]
     keep = ended(expected)
     np.testing.assert_array_equal(tokens.numpy()[keep], expected[keep])
+    missing = longest - found.logprobs.shape[2]
+    logprobs = torch.nn.functional.pad(found.logprobs[:, 0], (0, missing)).numpy()
+    close(
+        logprobs[keep],
+        p.case.expected["greedy_logprobs"][keep],
+        p.case.tolerance("teacher_logprobs"),
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,6 +138,9 @@ def test_published_beam(name: str, cases: dict[str, Published]) -> None:
     tokens = torch.nn.functional.pad(found.tokens, (0, missing)).numpy()
     np.testing.assert_array_equal(tokens, expected)
     close(found.scores.numpy(), p.case.expected["beam_scores"], p.case.tolerance("beam_scores"))
+    logprobs = torch.nn.functional.pad(found.logprobs, (0, missing)).numpy()
+    expected = p.case.expected["beam_token_logprobs"]
+    close(logprobs, expected, p.case.tolerance("beam_scores"))
 
 
 def test_published_geometry(cases: dict[str, Published]) -> None:
