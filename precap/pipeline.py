@@ -1,6 +1,5 @@
 """The public functions, one per arrow: the only place where the four stages meet."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 Listener = Callable[[Mapping[str, Any]], None]
 #: What a run remembers of where its inputs lay; the features' identity is in run.json.
 SOURCES = "sources.json"
-#: What ``validator`` scores, of which a training's ``select`` names one.
-VALIDATION = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
 def prepare_data(
@@ -217,40 +214,10 @@ def train_head(
     runs/HEAD. recipe: a built-in recipe or YAML file; options: flat changes to it, such as
     {"xe.epochs": 20, "head.dim": 256}. Raises ConfigError, StoreError, ResourceError.
     """
-    from precap.allocator import retain
-    from precap.train import settings as training
-    from precap.train import trainer
+    from precap import training
 
-    retain()
-    opened, roles = parse_features(features, Path(stores))
-    values = training.recipe(recipe) if recipe else {}
-    changes = options or {}
-    chosen, why = head or values.get("head"), ""
-    if chosen is None:
-        chosen, why = _chosen_head(opened, {**values, **changes})
-    begun = changes.get("init_run", values.get("init_run"))
-    if begun and chosen != _head_of(Path(begun)):
-        raise ConfigError(
-            f"--init-run {begun} holds a {_head_of(Path(begun))} head, not {chosen}. Leave --head "
-            f"and --recipe out, or start from another run."
-        )
-    if why and on_event:
-        on_event({"note": f"head {chosen!r} {why} (--head chooses another)"})
-    made = training.resolve(values, {"head": chosen, "features": roles}, changes)
-    if not made.overfit and made.select not in VALIDATION:
-        raise ConfigError(
-            f"select={made.select!r} is no validation metric. There are: {', '.join(VALIDATION)}."
-        )
-    folder = Path(out) if out else Path("runs") / chosen
-    pictures = dataset(data)
-    captions = {split: pictures.captions(split) for split in pictures.splits}
-    return trainer.fit(
-        made,
-        captions=captions,
-        stores=opened,
-        out=folder,
-        validate=validator(captions.get(made.val_split, {})),
-        on_event=_trained(on_event, lambda: _remember(folder, Path(data), opened)),
+    return training.train(
+        features, head, Path(data), Path(stores), out, recipe, options or {}, on_event
     )
 
 
@@ -303,18 +270,6 @@ def caption_images(
     return captioning.caption([Path(r) for r in runs], [Path(i) for i in given], **choice)
 
 
-def validator(references: Mapping[str, Sequence[str]]) -> Callable[[Mapping[str, str]], Any]:
-    """The scores of one caption per validation image; no Java. Closes over the references."""
-    from precap.evaluate import metrics
-
-    def validate(captions: Mapping[str, str]) -> dict[str, float]:
-        known = {image: references[image] for image in captions}
-        scores = metrics.score(captions, known, metrics=("bleu", "rouge", "cider"))
-        return dict(scores.corpus)
-
-    return validate
-
-
 def parse_features(features: str, folder: Path) -> "tuple[dict[str, Store], dict[str, str]]":
     """Open the stores that "vinvl,clip" or "region=vinvl,grid=clip" names.
 
@@ -354,35 +309,6 @@ def find_store(name: str, folder: Path) -> Path:
     raise ConfigError(f"There is no store {name!r} in {folder}.{guess(name, known)}")
 
 
-def _chosen_head(stores: "Mapping[str, Store]", values: Mapping[str, Any]) -> tuple[str, str]:
-    """The head when nobody named one, and why: by the weights to begin with, else the features."""
-    from precap import plugins
-    from precap.train import heads, published, roles
-
-    if values.get("init_run"):
-        return _head_of(Path(values["init_run"])), "is that of the run to begin with"
-    if values.get("init"):
-        form = values.get("init_format") or ""
-        return published.head_of(form, Path(values["init"])), f"reads {form} weights"
-    specs = {name: store.spec for name, store in stores.items()}
-    return roles.choose_head(specs, plugins.names(heads)), "fits these features"
-
-
-def _head_of(run: Path) -> str:
-    from precap.train.run import Recipe
-
-    return Recipe.read(run / "run.json").config.head
-
-
-def _remember(run: Path, data: Path, stores: "Mapping[str, Store]") -> None:
-    from precap import atomic
-
-    paths = {name: str(store.path.absolute()) for name, store in stores.items()}
-    atomic.write_text(
-        run / SOURCES, json.dumps({"data": str(data.absolute()), "stores": paths}, indent=2)
-    )
-
-
 def _settings_of(
     names: str | Sequence[str], settings: Sequence[str] | Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
@@ -417,22 +343,6 @@ def _part(text: str) -> tuple[int, int]:
 
 def _named(name: str, listen: Listener | None) -> Listener | None:
     return listen and (lambda event: listen({**event, "what": name}))
-
-
-def _trained(listen: Listener | None, begun: Callable[[], None]) -> Any:
-    """Events of the trainer for ``listen``; ``begun`` is called once every check has passed."""
-
-    def told(event: Any) -> None:
-        if event.kind == "start":
-            begun()
-        if listen is None:
-            return
-        values = " ".join(f"{name} {value:.4g}" for name, value in event.values.items())
-        said = {"note": event.message or values, **event.values}
-        known = {"done": event.step, "total": event.total, "unit": "steps"} if event.total else {}
-        listen({"kind": event.kind, "eta": event.seconds_left or None, **known, **said})
-
-    return told
 
 
 def _path(value: Path | str | None) -> Path | None:
