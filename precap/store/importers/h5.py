@@ -42,6 +42,11 @@ def names(file: h5py.File) -> Iterator[str]:
         ) from error
 
 
+def is_export(file: h5py.File) -> bool:
+    """Whether precap wrote the file: names at its root are then fields, not ids."""
+    return "ids" in file and "spec" in file.attrs
+
+
 def has(file: h5py.File, name: str) -> bool:
     """Whether there is anything of this name; ImageError when the directory is damaged."""
     with reading(name, _BROKEN):
@@ -82,8 +87,25 @@ def read_row(item: h5py.Dataset, row: int) -> NDArray[Any]:
     return _fetch(item, (row,), f"{item.name}[{row}]")
 
 
-def _fetch(item: h5py.Dataset, at: tuple[int, ...], where: str) -> NDArray[Any]:
-    size = item.dtype.itemsize
+def read_rows(item: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
+    """Rows ``start`` to ``stop`` of a dataset."""
+    return _fetch(item, (slice(start, stop),), f"{item.name}[{start}:{stop}]", stop - start)
+
+
+def texts(file: h5py.File, name: str) -> list[str]:
+    """A list of strings; ImageError when there is none."""
+    with reading(name, _BROKEN):
+        own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+        item = file[name] if own else None
+        if isinstance(item, h5py.Dataset) and item.ndim == 1 and not item.is_virtual:
+            return [bytes(text).decode("utf-8", "backslashreplace") for text in item[...].tolist()]
+    raise ImageError("not-an-array", f"{name} is no list of texts")
+
+
+def _fetch(
+    item: h5py.Dataset, at: tuple[int | slice, ...], where: str, count: int = 1
+) -> NDArray[Any]:
+    size = item.dtype.itemsize * count
     for side in item.shape[len(at) :]:
         size *= int(side)
     if size > MAX_ARRAY:

@@ -134,9 +134,11 @@ def find_layout(source: Path) -> str:
 def _detected(name: str, source: Path) -> bool:
     try:
         return bool(plugins.load(layouts, name).detect(source))
+    except ImageError:  # damage where detection looked
+        return False
     except PrecapError:  # says what is wrong with the file better than "no known layout"
         raise
-    except (OSError, RuntimeError, ValueError, LookupError):  # damage where detection looked
+    except (OSError, RuntimeError, ValueError, LookupError):  # the same
         return False
 
 
