@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from precap.errors import StoreError
+from precap.errors import ConfigError, StoreError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -119,11 +119,23 @@ def merge(
 def rm(
     store: Folder,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="even if it is damaged or holds other files, too")
+    ] = False,
 ) -> None:
     """Remove a store (asks first; refuses a folder that is not a store)."""
-    from precap.store import manifest
+    from precap.store import removal
 
-    if not yes and not typer.confirm(f"Remove {store} and its features?", err=True):
+    if not yes and not _agreed(f"Remove {store} and its features?"):
         raise typer.Exit(2)
-    manifest.remove(store)
+    removal.remove(store, force=force)
     typer.echo(f"removed {store}")
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise ConfigError("Nobody answered. Say --yes where nobody can be asked.") from None

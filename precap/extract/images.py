@@ -73,13 +73,14 @@ def decode(source: bytes | Path) -> Image.Image:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        with explained(path, "read"):
+    with explained(path, "read"):
+        try:
             return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError("missing", f"there is no file {path}") from error
-    except (PermissionError, IsADirectoryError) as error:
-        raise ImageError("unreadable", f"{path}: {error.strerror}") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ImageError("missing", f"there is no file {path}") from error
+        except (PermissionError, IsADirectoryError) as error:
+            raise ImageError("unreadable", f"{path}: {error.strerror}") from error
+    raise AssertionError("unreachable")
 
 
 def _open(data: bytes) -> Image.Image:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from precap.errors import ConfigError, StoreError
-from precap.store.manifest import info, ls, remove
+from precap.store.manifest import info, ls
 from precap.store.merge import merge
 from precap.store.reader import Store, open_store
-from precap.store.writer import Writer
 from precap.types import Field
 from tests.store import toy
 
@@ -140,20 +139,6 @@ def test_merging_keeps_every_row_bit_for_bit(tmp_path: Path) -> None:
     other = toy.build(tmp_path / "d", 5, 8)
     with pytest.raises(StoreError, match="views"):
         merge([a, other], tmp_path / "e")
-
-
-def test_removing_takes_only_stores_that_nobody_writes(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    with pytest.raises(StoreError, match="not a feature store"):
-        remove(tmp_path / "x")
-    path = toy.build(tmp_path / "s", 5)
-    with Writer(path) as writer:
-        toy.extend(path, toy.ids(3, 5))
-        writer.claim(writer.remaining()[0])
-        with pytest.raises(StoreError, match="pid"):
-            remove(path)
-    remove(path)
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("format", ["hdf5", "zarr"])
