@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from precap.errors import DataError, ImageError
+from precap.atomic import explained
+from precap.errors import DataError, ImageError, ResourceError
 from precap.store.importers.contract import MAX_ARRAY, reading
 
 #: What h5py raises for a dataset whose bytes are damaged.
@@ -18,7 +19,10 @@ _BROKEN = (OSError, KeyError, ValueError, RuntimeError, TypeError, ArithmeticErr
 def open_file(path: Path) -> h5py.File:
     """The file, read-only and unlocked; DataError when it is no HDF5 or cut short."""
     try:
-        return h5py.File(path, "r", locking=False)
+        with explained(path, "read"):
+            return h5py.File(path, "r", locking=False)
+    except ResourceError:
+        raise
     except OSError as error:
         raise DataError(
             f"{path} is no HDF5 file that can be opened ({error}). Compare its size with that of "
