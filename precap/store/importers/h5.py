@@ -41,14 +41,21 @@ def names(file: h5py.File) -> Iterator[str]:
         for name in file:
             yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
     except _BROKEN as error:
-        raise DataError(
-            f"The directory of {file.filename} is damaged ({error}). Fetch the file again."
-        ) from error
+        raise _torn(file, error) from error
 
 
 def is_export(file: h5py.File) -> bool:
     """Whether precap wrote the file: names at its root are then fields, not ids."""
-    return "ids" in file and "spec" in file.attrs
+    try:
+        return "ids" in file and "spec" in file.attrs
+    except _BROKEN as error:
+        raise _torn(file, error) from error
+
+
+def _torn(file: h5py.File, error: Exception) -> DataError:
+    return DataError(
+        f"The directory of {file.filename} is damaged ({error}). Fetch the file again."
+    )
 
 
 def has(file: h5py.File, name: str) -> bool:
