@@ -17,7 +17,14 @@ _EXHAUSTED = {
     errno.EIO: "the disk reported an input/output error",
     errno.EMFILE: "this process has too many open files",
     errno.ENFILE: "the machine has too many open files",
+<<<<<<< HEAD
     errno.ENOMEM: "the machine has no memory left",
+=======
+}
+_DENIED = {
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "the operation is not permitted",
+>>>>>>> wt-store
     errno.EROFS: "the file system is read-only",
 }
 
@@ -30,11 +37,16 @@ def explained(path: Path, doing: str) -> Iterator[None]:
     except ResourceError:
         raise
     except OSError as error:
-        if error.errno not in _EXHAUSTED:
+        cause, cure = _EXHAUSTED.get(error.errno or 0), "free the resource"
+        if denied := _DENIED.get(error.errno or 0):
+            at = error.filename if isinstance(error.filename, str) else path
+            cause = denied if str(at) == str(path) else f"{denied} ({at})"
+            cure = "change that, or choose another place,"
+        if cause is None:
             raise
         message = (
-            f"Could not {doing} {path}: {_EXHAUSTED[error.errno]}. Everything committed before is "
-            f"safe; free the resource and repeat the command."
+            f"Could not {doing} {path}: {cause}. Everything committed before is safe; {cure} and "
+            f"repeat the command."
         )
         raise ResourceError(message) from error
 

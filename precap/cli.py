@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print; a foreseen failure is one message."""
 
+import json
 import os
 import signal
 import sys
@@ -36,14 +37,22 @@ def main() -> None:
     except PrecapError as error:
         if os.environ.get("PRECAP_DEBUG"):
             raise
-        typer.echo(f"precap: {error}", err=True)
+        _say(str(error), error.exit_code)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        typer.echo("precap: interrupted; repeat the command to go on where it stopped.", err=True)
+        _say("interrupted; repeat the command to go on where it stopped.", 130)
         raise SystemExit(130) from None
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _say(message: str, code: int) -> None:
+    """One message on stderr; one JSON object where the command was asked for JSON."""
+    if "--json" in sys.argv[1:]:
+        typer.echo(json.dumps({"error": message, "exit_code": code}), err=True)
+    else:
+        typer.echo(f"precap: {message}", err=True)
 
 
 if __name__ == "__main__":

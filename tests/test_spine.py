@@ -215,7 +215,7 @@ def refusals(
         "no run": (["evaluate", tmp / "nothing"], 4, "no run folder"),
         "no file": (["evaluate", "--predictions", tmp / "p", "--references", tmp / "q"], 2, "no f"),
         "half a pair": (["evaluate", "--predictions", tmp / "p"], 2, "--references"),
-        "no store": (["store", "info", tmp], 4, "store"),
+        "no store": (["store", "info", tmp], 2, "store"),
         "not a part": ([*extract, "--weights", "random:0", "--part", "5/3"], 2, "5/3"),
     }  # fmt: skip
 

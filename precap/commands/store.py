@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from precap.errors import StoreError
+from precap.errors import ConfigError, StoreError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,7 +15,20 @@ app = typer.Typer(
     epilog="Example: precap store info features/clip",
 )
 
-Folder = Annotated[Path, typer.Argument(help="a store, e.g. features/clip")]
+DONE_WITH_LOSSES = 3
+
+
+def _store(path: Path) -> Path:
+    from precap.store import identity
+
+    return identity.existing(path)
+
+
+def _stores(paths: list[Path]) -> list[Path]:
+    return [_store(path) for path in paths]
+
+
+Folder = Annotated[Path, typer.Argument(help="a store, e.g. features/clip", callback=_store)]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -62,10 +75,16 @@ def verify(
 
 @app.command("repair", epilog="Example: precap store repair features/clip")
 def repair(store: Folder, as_json: AsJson = False) -> None:
-    """Queue exactly the damaged shards again; the next extract or import writes them anew."""
+    """Queue exactly the damaged shards again; the next extract or import writes them anew.
+
+    Exit code 4 when something is damaged that only a copy can mend."""
     from precap.store import verify as checks
 
-    _print(checks.repair(store), as_json)
+    done = checks.repair(store)
+    _print(done, as_json)
+    if done.beyond:
+        names = ", ".join(sorted({finding.path for finding in done.beyond}))
+        raise StoreError(f"{store} is still damaged ({names}). Restore that from a copy.")
 
 
 @app.command("import", epilog="Example: precap store import trainval.tsv --out features/butd")
@@ -73,21 +92,37 @@ def import_(
     source: Annotated[Path, typer.Argument(help="features in a foreign layout: file or folder")],
     out: Annotated[Path, typer.Option(help="the store to make or to complete")],
     format: Annotated[str, typer.Option(help="layout name; auto looks at the content")] = "auto",
+    ids: Annotated[
+        Path | None, typer.Option(help="prepared dataset whose ids the images get, e.g. data")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or float16; default: as the source")
     ] = None,
+    container: Annotated[str, typer.Option(help="files of the store: hdf5 or zarr")] = "hdf5",
+    compression: Annotated[str, typer.Option(help="none, zstd or blosc")] = "none",
     allow_pickle: Annotated[
-        bool, typer.Option(help="open pickles (restricted: arrays and plain values only)")
+        bool, typer.Option("--allow-pickle", help="open pickles (restricted: arrays and values)")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import features made elsewhere; bad rows are recorded. Repeat it after an interruption."""
+    """Import features made elsewhere; bad rows are recorded. Repeat it after an interruption.
+
+    Exit code 3 when some images have no features."""
     from precap.store.importers import run
 
-    _print(
-        run.import_store(source, out, format=format, dtype=dtype, allow_pickle=allow_pickle),
-        as_json,
+    report = run.import_store(
+        source,
+        out,
+        format=format,
+        ids=ids,
+        allow_pickle=allow_pickle,
+        dtype=dtype,
+        container=container,
+        compression=compression,
     )
+    _print(report, as_json)
+    if report.ok < report.images:
+        raise typer.Exit(DONE_WITH_LOSSES)
 
 
 @app.command("export", epilog="Example: precap store export features/vinvl vinvl.hdf5 --format hin")
@@ -105,25 +140,47 @@ def export(
 
 @app.command("merge", epilog="Example: precap store merge a/clip b/clip --out features/clip")
 def merge(
-    stores: Annotated[list[Path], typer.Argument(help="stores of one fingerprint")],
+    stores: Annotated[
+        list[Path], typer.Argument(help="stores of one fingerprint", callback=_stores)
+    ],
     out: Annotated[Path, typer.Option(help="the merged store")],
+    join_sources: Annotated[
+        bool, typer.Option("--join-sources", help="join imports of different files, too")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Join stores made with one configuration into one."""
+    """Join stores made with one configuration into one.
+
+    Exit code 3 when some images have no features, or are not processed yet."""
     from precap.store import merge as merging
 
-    _print(merging.merge(stores, out), as_json)
+    merged = merging.merge(stores, out, join_sources=join_sources)
+    _print(merged, as_json)
+    if not merged.complete:
+        raise typer.Exit(DONE_WITH_LOSSES)
 
 
 @app.command("rm", epilog="Example: precap store rm features/old --yes")
 def rm(
     store: Folder,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="even if it is damaged or holds other files, too")
+    ] = False,
 ) -> None:
     """Remove a store (asks first; refuses a folder that is not a store)."""
-    from precap.store import manifest
+    from precap.store import removal
 
-    if not yes and not typer.confirm(f"Remove {store} and its features?", err=True):
+    if not yes and not _agreed(f"Remove {store} and its features?"):
         raise typer.Exit(2)
-    manifest.remove(store)
+    removal.remove(store, force=force)
     typer.echo(f"removed {store}")
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise ConfigError("Nobody answered. Say --yes where nobody can be asked.") from None

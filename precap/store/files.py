@@ -9,6 +9,7 @@ from typing import Any
 import xxhash
 
 from precap.atomic import explained, replacing, sync
+from precap.errors import ResourceError
 from precap.store.backends.contract import Piece
 
 _SMALL = 65536
@@ -97,11 +98,21 @@ def create_exclusively(path: Path, data: bytes, *, durable: bool = True) -> bool
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder; a folder is renamed first, so that no half of it is ever seen."""
-    if path.is_dir():
+    """Remove a file or folder; a folder is renamed first, so that no half of it is ever seen.
+
+    ResourceError that says where the rest of a folder lies when it could not be removed whole.
+    """
+    if path.is_dir() and not path.is_symlink():
         doomed = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.partial")
         path.replace(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        try:
+            shutil.rmtree(doomed)
+        except OSError as error:
+            if doomed.exists():
+                raise ResourceError(
+                    f"Could not remove all of {path}: {error.filename}: {error.strerror}. What is "
+                    f"left lies in {doomed}; make it writable and delete that folder."
+                ) from error
     else:
         path.unlink(missing_ok=True)
 

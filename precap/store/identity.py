@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from precap.atomic import explained
 from precap.errors import ConfigError, StoreError
 from precap.store import files, schema, sealed
 from precap.types import FeatureSpec
@@ -28,7 +29,7 @@ def load(path: Path) -> Identity:
     file = path / "store.json"
     try:
         values = sealed.unseal(file.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f"There is no feature store at {path} (no store.json).") from error
     except ValueError as error:
         raise StoreError(f"{file} is damaged ({error}). Restore it from a copy.") from error
@@ -45,9 +46,7 @@ def create(path: Path, mine: Identity) -> None:
     schema.check_spec(mine.spec)
     if mine.compression not in ("none", "zstd", "blosc"):
         raise ConfigError(f"There is no compression {mine.compression!r}: none, zstd, blosc.")
-    path.mkdir(parents=True, exist_ok=True)
-    for name in FOLDERS:
-        files.make_folder(path / name)
+    _make_folders(path)
     line = sealed.seal(
         {
             "version": VERSION,
@@ -60,6 +59,28 @@ def create(path: Path, mine: Identity) -> None:
     )
     if not files.create_exclusively(path / "store.json", line):
         check_same(path, load(path), mine)
+
+
+def _make_folders(path: Path) -> None:
+    try:
+        with explained(path, "create"):
+            path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{path} cannot be a store: {error.filename} is a file. Choose another folder."
+        ) from error
+    for name in FOLDERS:
+        files.make_folder(path / name)
+
+
+def existing(path: Path) -> Path:
+    """``path``, a store or what is left of one; ConfigError when it never was one."""
+    if not path.exists():
+        raise ConfigError(f"There is no {path}. Check the path; precap store ls lists stores.")
+    if not any((path / name).exists() for name in ("store.json", *FOLDERS)):
+        what = "is no feature store (no store.json)" if path.is_dir() else "is a file"
+        raise ConfigError(f"{path} {what}. Name the folder of a store, e.g. features/clip.")
+    return path
 
 
 def check_same(path: Path, have: Identity, want: Identity) -> None:

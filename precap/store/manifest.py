@@ -1,4 +1,4 @@
-"""What stores there are and what is in them: ``ls``, ``info``, ``remove``."""
+"""What stores there are and what is in them: ``ls``, ``info``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precap.errors import LockedError, StoreError
-from precap.store import files, identity
-from precap.store.leases import Leases
+from precap.atomic import explained
+from precap.errors import ConfigError, StoreError
+from precap.store import identity
 from precap.store.ledger import Ledger
 from precap.store.plan import Plan
 from precap.store.reader import Store, open_store
@@ -99,19 +99,16 @@ class Listing:
 
 
 def ls(folder: Path) -> Listing:
-    """The stores directly below ``folder`` (or ``folder`` itself), damaged ones included."""
-    found = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
+    """The stores directly below ``folder`` (or ``folder`` itself), damaged ones included.
+
+    Hidden folders are what interrupted commands left. ConfigError when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}. Name the folder that the stores are in.")
+    with explained(folder, "read"):
+        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found = [folder, *inside]
     return Listing([_row(path) for path in found if (path / "store.json").is_file()])
-
-
-def remove(path: Path) -> None:
-    """Delete the store at ``path``; StoreError for a folder that is none, LockedError in use."""
-    if not (path / "store.json").is_file():
-        raise StoreError(f"{path} is not a feature store (no store.json); it was left alone.")
-    live = Leases(path).live()
-    if live:
-        raise LockedError(f"{path} is being written to ({live[0]}). Stop that first.")
-    files.discard(path)
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from precap.errors import ConfigError, StoreError
-from precap.store.manifest import info, ls, remove
-from precap.store.merge import merge
+from precap.store.manifest import info, ls
 from precap.store.reader import Store, open_store
-from precap.store.writer import Writer
 from precap.types import Field
 from tests.store import toy
 
@@ -123,37 +121,6 @@ def test_info_and_ls_show_what_is_there(tmp_path: Path) -> None:
     assert (row["name"], row["state"]) == ("s", "complete")
     (path / "store.json").write_text("{}")
     assert "damaged" in str(ls(tmp_path))
-
-
-def test_merging_keeps_every_row_bit_for_bit(tmp_path: Path) -> None:
-    made = toy.spec(views=2)
-    a = toy.build(tmp_path / "a", 30, 8, made)
-    b = toy.build(tmp_path / "b", 45, 16, made)
-    merged = merge([a, b], tmp_path / "c")
-    assert merged.repeated == 30
-    store, whole = open_store(tmp_path / "c"), open_store(b)
-    toy.check(store, toy.ids(45))
-    for image in whole.ids:
-        for name, value in whole.read(image, 1).items():
-            assert np.array_equal(value, store.read(image, 1)[name])
-    assert merge([a, b], tmp_path / "c").ok == merged.ok
-    other = toy.build(tmp_path / "d", 5, 8)
-    with pytest.raises(StoreError, match="views"):
-        merge([a, other], tmp_path / "e")
-
-
-def test_removing_takes_only_stores_that_nobody_writes(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    with pytest.raises(StoreError, match="not a feature store"):
-        remove(tmp_path / "x")
-    path = toy.build(tmp_path / "s", 5)
-    with Writer(path) as writer:
-        toy.extend(path, toy.ids(3, 5))
-        writer.claim(writer.remaining()[0])
-        with pytest.raises(StoreError, match="pid"):
-            remove(path)
-    remove(path)
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("format", ["hdf5", "zarr"])

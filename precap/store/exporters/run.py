@@ -63,10 +63,11 @@ def export(
     DataError when it cannot hold its ids, ResourceError when the disk fails; nothing is left then.
     """
     out = Path(out)
-    if out.exists():
-        raise ConfigError(f"{out} exists already. Remove it, or choose another name.")
-    if not out.parent.is_dir():
-        raise ConfigError(f"There is no folder {out.parent}. Create it, or choose another.")
+    with atomic.explained(out, "write"):
+        if out.exists():
+            raise ConfigError(f"{out} exists already. Remove it, or choose another name.")
+        if not out.parent.is_dir():
+            raise ConfigError(f"There is no folder {out.parent}. Create it, or choose another.")
     kind = plugins.load(formats, format)
     source = open_store(store)
     chosen = list(source.ids if ids is None else ids)

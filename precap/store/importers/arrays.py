@@ -127,7 +127,7 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
 
 def _objects(file: IO[bytes], where: str, allow_pickle: bool) -> Any:
     if not allow_pickle:
-        raise ImageError("pickled", f"{where} needs --allow-pickle")
+        raise ImageError("pickled", f"{where} is a pickle where numbers belong: never opened")
     try:
         return pickles.plain(pickles.load(file, where))
     except DataError as error:

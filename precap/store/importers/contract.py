@@ -1,7 +1,7 @@
 """What an import layout is: find the images of a foreign source, then read them one by one."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,10 +55,12 @@ class Scan:
     """Collects what a layout finds; the one place that decides on ids, duplicates and damage.
 
     names: source keys to image ids; None for a key that the user's dataset does not have.
+    usable: which keys may be ids by themselves.
     The first sound row of an id wins; a damaged row counts as failed only if no sound one follows.
     """
 
     names: Names = field(default_factory=Names)
+    usable: Callable[[str], bool] = safe_id
     found: dict[str, At] = field(default_factory=dict)
     failed: dict[str, Problem] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -94,7 +96,7 @@ class Scan:
             self.problems.append(problem)
 
     def _name(self, key: str, where: str) -> str | None:
-        if self.names.table is None and not safe_id(key):
+        if self.names.table is None and not self.usable(key):
             self.note(Problem(where, ascii(key[:200]), "bad-id", "not usable as a name"))
             return None
         image = self.names.find(key)

@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from precap.errors import DataError, ImageError
+from precap.atomic import explained
+from precap.errors import DataError, ImageError, ResourceError
 from precap.store.importers.contract import MAX_ARRAY, reading
 
 #: What h5py raises for a dataset whose bytes are damaged.
@@ -18,7 +19,10 @@ _BROKEN = (OSError, KeyError, ValueError, RuntimeError, TypeError, ArithmeticErr
 def open_file(path: Path) -> h5py.File:
     """The file, read-only and unlocked; DataError when it is no HDF5 or cut short."""
     try:
-        return h5py.File(path, "r", locking=False)
+        with explained(path, "read"):
+            return h5py.File(path, "r", locking=False)
+    except ResourceError:
+        raise
     except OSError as error:
         raise DataError(
             f"{path} is no HDF5 file that can be opened ({error}). Compare its size with that of "
@@ -37,9 +41,21 @@ def names(file: h5py.File) -> Iterator[str]:
         for name in file:
             yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
     except _BROKEN as error:
-        raise DataError(
-            f"The directory of {file.filename} is damaged ({error}). Fetch the file again."
-        ) from error
+        raise _torn(file, error) from error
+
+
+def is_export(file: h5py.File) -> bool:
+    """Whether precap wrote the file: names at its root are then fields, not ids."""
+    try:
+        return "ids" in file and "spec" in file.attrs
+    except _BROKEN as error:
+        raise _torn(file, error) from error
+
+
+def _torn(file: h5py.File, error: Exception) -> DataError:
+    return DataError(
+        f"The directory of {file.filename} is damaged ({error}). Fetch the file again."
+    )
 
 
 def has(file: h5py.File, name: str) -> bool:
@@ -82,8 +98,25 @@ def read_row(item: h5py.Dataset, row: int) -> NDArray[Any]:
     return _fetch(item, (row,), f"{item.name}[{row}]")
 
 
-def _fetch(item: h5py.Dataset, at: tuple[int, ...], where: str) -> NDArray[Any]:
-    size = item.dtype.itemsize
+def read_rows(item: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
+    """Rows ``start`` to ``stop`` of a dataset."""
+    return _fetch(item, (slice(start, stop),), f"{item.name}[{start}:{stop}]", stop - start)
+
+
+def texts(file: h5py.File, name: str) -> list[str]:
+    """A list of strings; ImageError when there is none."""
+    with reading(name, _BROKEN):
+        own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+        item = file[name] if own else None
+        if isinstance(item, h5py.Dataset) and item.ndim == 1 and not item.is_virtual:
+            return [bytes(text).decode("utf-8", "backslashreplace") for text in item[...].tolist()]
+    raise ImageError("not-an-array", f"{name} is no list of texts")
+
+
+def _fetch(
+    item: h5py.Dataset, at: tuple[int | slice, ...], where: str, count: int = 1
+) -> NDArray[Any]:
+    size = item.dtype.itemsize * count
     for side in item.shape[len(at) :]:
         size *= int(side)
     if size > MAX_ARRAY:

@@ -67,7 +67,8 @@ def suffixes_of(path: Path) -> dict[str, int]:
     if not h5.is_file(path):
         return {}
     with h5.open_file(path) as file:
-        first = next((m[1] for name in _some(file) if (m := _NAME.fullmatch(name))), None)
+        names = [] if h5.is_export(file) else _some(file)
+        first = next((m[1] for name in names if (m := _NAME.fullmatch(name))), None)
         found = {s: file.get(f"{first}_{s}") for s in SUFFIXES} if first else {}
         return {s: item.ndim for s, item in found.items() if isinstance(item, h5py.Dataset)}
 

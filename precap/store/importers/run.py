@@ -24,6 +24,8 @@ from precap.types import Features, FeatureSpec, Field, Outcome
 SHARD_BYTES = 48 << 20
 SHARD_IMAGES = 512
 REPORT = "import.json"
+#: How many things in a folder of no layout are looked at to say which of them has one.
+_LOOKED_AT = 16
 _NARROWED = ("grid", "region", "global")
 
 Progress = Callable[[int, int], None]
@@ -73,7 +75,7 @@ class Report:
         return "\n".join(lines)
 
 
-def import_store(
+def import_store(  # noqa: PLR0913 - the command line's options, by name
     source: Path,
     out: Path,
     *,
@@ -82,6 +84,7 @@ def import_store(
     allow_pickle: bool = False,
     dtype: str | None = None,
     container: str = "hdf5",
+    compression: str = "none",
     progress: Progress | None = None,
 ) -> Report:
     """Import ``source`` into the store ``out``; call it again to go on after an interruption.
@@ -89,25 +92,30 @@ def import_store(
     format: a name from ``layouts``, "module:Class", or "auto": decided by the content. ids: a
     mapping from the source's keys to image ids, or a dataset that knows the images' file names;
     its images that the source lacks are recorded as skipped("missing"). dtype: of grid, region
-    and global features: float32, float16 or None, that of the source. container: hdf5 or zarr.
+    and global features: float32, float16 or None, that of the source. container: hdf5 or zarr;
+    compression: none, zstd or blosc: how the store keeps them.
 
     Every image ends as ok, skipped or failed with a reason; rows that belong to no image
     (duplicates, unreadable keys) are counted and listed in ``out/import.json``. Raises DataError
     for a source that is of no known layout, ConfigError for options that do not fit it.
     """
     source, out = Path(source), Path(out)
+    _check_readable(source)
     name = find_layout(source) if format == "auto" else format
     scan = Scan(names_of(ids))
     try:
-        reader: Layout = plugins.load(layouts, name)(source, allow_pickle)
-        facts = reader.index(scan)
+        with atomic.explained(source, "read"):
+            reader: Layout = plugins.load(layouts, name)(source, allow_pickle)
+            facts = reader.index(scan)
+            spec = _spec(name, facts, dtype)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise DataError(
             f"{source} is not what the layout {name!r} is stored in ({error.strerror}). "
             f"Check the path, or name another layout."
         ) from error
-    spec = _spec(name, facts, dtype)
-    writer.create(out, spec, provenance=_provenance(source, scan), format=container)
+    writer.create(
+        out, spec, provenance=_provenance(source), format=container, compression=compression
+    )
     missing = [i for i in scan.names.ids if i not in scan.found and i not in scan.failed]
     planned = [*scan.found, *scan.failed, *missing]
     plan.extend(out, planned, shard_size=_shard_size(facts))
@@ -118,25 +126,49 @@ def import_store(
 
 def find_layout(source: Path) -> str:
     """The name of the one layout whose content ``source`` has; DataError for none or several."""
-    if not source.exists():
-        raise ConfigError(f"There is no {source}. Check the path.")
-    known = plugins.names(layouts)
-    found = [name for name in known if _detected(name, source)]
-    if len(found) == 1:
-        return found[0]
-    what = f"could be {' or '.join(found)}" if found else "is of no layout that precap knows"
+    _check_readable(source)
+    if found := _layouts_of(source):
+        if len(found) == 1:
+            return found[0]
+        raise DataError(f"{source} could be {' or '.join(found)}. Say which: --format NAME.")
     raise DataError(
-        f"{source} {what}. Name the layout, or give the file or folder inside that holds the "
-        f"features. Layouts: {', '.join(known)}."
+        f"{source} is of no layout that precap knows. {_inside(source)} "
+        f"Layouts: {', '.join(plugins.names(layouts))}."
     )
+
+
+def _layouts_of(source: Path) -> list[str]:
+    return [name for name in plugins.names(layouts) if _detected(name, source)]
+
+
+def _inside(folder: Path) -> str:
+    """What in the folder would do instead, as far as the first things in it tell."""
+    if (folder / "store.json").is_file():
+        return "It is a feature store already: use it as it is, or precap store merge."
+    entries = sorted(folder.iterdir())[:_LOOKED_AT] if folder.is_dir() else []
+    known = {path: names[0] for path in entries if (names := _layouts_of(path))}
+    if not known:
+        return "Name the layout, or give the file or folder inside that holds the features."
+    found = ", ".join(f"{path} ({name})" for path, name in list(known.items())[:3])
+    return f"Give one of the things inside that are of one: {found}."
+
+
+def _check_readable(source: Path) -> None:
+    try:
+        with atomic.explained(source, "read"):
+            next(source.iterdir(), None) if source.is_dir() else source.open("rb").close()
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no {source}. Check the path.") from error
 
 
 def _detected(name: str, source: Path) -> bool:
     try:
         return bool(plugins.load(layouts, name).detect(source))
+    except ImageError:  # damage where detection looked
+        return False
     except PrecapError:  # says what is wrong with the file better than "no known layout"
         raise
-    except (OSError, RuntimeError, ValueError, LookupError):  # damage where detection looked
+    except (OSError, RuntimeError, ValueError, LookupError):  # the same
         return False
 
 
@@ -156,14 +188,8 @@ def _spec(name: str, facts: Facts, dtype: str | None) -> FeatureSpec:
     )
 
 
-def _provenance(source: Path, scan: Scan) -> dict[str, Any]:
-    return {
-        "source": str(source.resolve()),
-        "precap": precap.__version__,
-        "found": len(scan.found),
-        "failed": len(scan.failed),
-        "problems": dict(scan.counts),
-    }
+def _provenance(source: Path) -> dict[str, Any]:
+    return {"source": str(source.resolve()), "precap": precap.__version__}
 
 
 def _shard_size(facts: Facts) -> int:

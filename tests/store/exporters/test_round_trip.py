@@ -190,6 +190,64 @@ def test_one_file_holds_every_field(
         check_columns(store, group.attrs["ids"], group)  # type: ignore[arg-type]
 
 
+LAYOUTS = {"hdf5": "precap_h5", "zarr": "precap_zarr"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("tiny", [False, True])
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+def test_our_own_exports_come_back_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, tiny: bool, dtype: str
+) -> None:
+    if tiny:
+        monkeypatch.setattr("precap.store.exporters.columns.CHUNK_BYTES", 64)
+        monkeypatch.setattr("precap.store.exporters.columns.BUFFER_BYTES", 100)
+    store = ragged(tmp_path / "store", dtype=dtype, config={"boxes": "pixels"})
+    export(tmp_path / "store", tmp_path / "out", format=format)
+    assert find_layout(tmp_path / "out") == LAYOUTS[format]
+    report = import_store(tmp_path / "out", tmp_path / "again")
+    again = open_store(tmp_path / "again")
+    assert (report.ok, report.images, report.problems) == (7, 7, {})
+    assert list(again.ids) == list(store.ids)
+    same(store, again)
+    kept = again.spec.config
+    assert kept["boxes"] == "pixels"
+    assert kept["exported"]["fingerprint"] == store.spec.fingerprint
+
+
+@pytest.mark.parametrize("format", ["hdf5", "zarr"])
+def test_ids_that_are_paths_and_names_of_other_layouts_come_back(
+    tmp_path: Path, format: str
+) -> None:
+    fields = (Field("all_features", "grid", (2, 3)), Field("all_global", "global", (3,)))
+    row = {"all_features": np.ones((2, 3), np.float32), "all_global": np.ones(3, np.float32)}
+    store = make(tmp_path / "store", fields, {"val/1.jpg": row, "../x": row})
+    export(tmp_path / "store", tmp_path / "out", format=format)
+    assert find_layout(tmp_path / "out") == LAYOUTS[format]
+    import_store(tmp_path / "out", tmp_path / "again")
+    same(store, open_store(tmp_path / "again"))
+
+
+def test_damage_in_our_own_exports_is_recorded_and_never_read_as_zeros(tmp_path: Path) -> None:
+    ragged(tmp_path / "store")
+    export(tmp_path / "store", tmp_path / "zarr", format="zarr")
+    export(tmp_path / "store", tmp_path / "cut", format="hdf5")
+    (tmp_path / "zarr/pooled/c/0/0").unlink()
+    lost = import_store(tmp_path / "zarr", tmp_path / "a")
+    assert (lost.ok, lost.outcomes["failed"]) == (0, {"damaged": 7})
+    with h5py.File(tmp_path / "cut", "a") as file:
+        file["pooled"].resize((5, 5))
+        file["region_offsets"][1] = 99
+    cut = import_store(tmp_path / "cut", tmp_path / "b")
+    assert (cut.ok, cut.outcomes["failed"]) == (3, {"truncated": 3, "wrong-size": 1})
+    with h5py.File(tmp_path / "cut", "a") as file:
+        file.attrs["spec"] = "{}"
+    with pytest.raises(DataError, match="no layout"):
+        find_layout(tmp_path / "cut")
+    with pytest.raises(DataError, match="spec cannot be read"):
+        import_store(tmp_path / "cut", tmp_path / "c", format="precap_h5")
+
+
 def test_fc_is_the_mean_where_there_is_no_global_feature(tmp_path: Path) -> None:
     import_store(ROOT / "hdf5_m2/coco_detections.hdf5", tmp_path / "store")
     export(tmp_path / "store", tmp_path / "out", format="selfcritical")

@@ -16,9 +16,10 @@ import torch
 
 from precap import plugins
 from precap.errors import ImageError, PrecapError
+from precap.store.exporters.run import export
 from precap.store.importers import layouts
 from precap.store.importers.contract import Scan
-from precap.store.importers.run import find_layout
+from precap.store.importers.run import find_layout, import_store
 
 ROOT = Path(__file__).parents[2] / "golden" / "regions"
 SAMPLES = [
@@ -78,7 +79,19 @@ def write_pth(path: Path) -> None:
     torch.save({"9": torch.ones(2, 4), "10": torch.ones(3, 4)}, path)
 
 
-MADE = {"grit.h5": write_grit, "clipcap.pkl": write_pickle, "cocobu_att.pth": write_pth}
+def write_export(path: Path) -> None:
+    store = path.with_name("store")
+    import_store(ROOT / "hdf5_m2/coco_detections.hdf5", store)
+    export(store, path, format=path.suffix[1:])
+
+
+MADE = {
+    "grit.h5": write_grit,
+    "clipcap.pkl": write_pickle,
+    "cocobu_att.pth": write_pth,
+    "precap.hdf5": write_export,
+    "precap.zarr": write_export,
+}
 
 
 @pytest.mark.parametrize("sample", [*SAMPLES, *MADE])

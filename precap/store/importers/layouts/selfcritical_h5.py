@@ -54,7 +54,7 @@ def _holds(path: Path) -> bool:
     if not h5.is_file(path):
         return False
     with h5.open_file(path) as file:
-        name = next(h5.names(file), None)
+        name = None if h5.is_export(file) else next(h5.names(file), None)
         if name is None or name.endswith(tuple(f"_{s}" for s in idkeys.SUFFIXES)):
             return False
         item = file.get(name)
