@@ -17,14 +17,11 @@ _EXHAUSTED = {
     errno.EIO: "the disk reported an input/output error",
     errno.EMFILE: "this process has too many open files",
     errno.ENFILE: "the machine has too many open files",
-<<<<<<< HEAD
     errno.ENOMEM: "the machine has no memory left",
-=======
 }
 _DENIED = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "the operation is not permitted",
->>>>>>> wt-store
     errno.EROFS: "the file system is read-only",
 }
 
