@@ -59,6 +59,11 @@ def publish(path: Path, files: Mapping[str, tuple[Sequence[Piece], int]]) -> tup
 
 def digest_of(path: Path) -> tuple[str, int]:
     """Digest and bytes of a file or folder (names, sizes, contents), as ``publish`` gives."""
+    with explained(path, "read"):
+        return _digest_of(path)
+
+
+def _digest_of(path: Path) -> tuple[str, int]:
     if not path.is_dir():
         return _digest_file(path), path.stat().st_size
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir())

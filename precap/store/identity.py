@@ -28,7 +28,8 @@ def load(path: Path) -> Identity:
     """The identity of the store at ``path``; StoreError when there is none or it is damaged."""
     file = path / "store.json"
     try:
-        values = sealed.unseal(file.read_bytes())
+        with explained(file, "read"):
+            values = sealed.unseal(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f"There is no feature store at {path} (no store.json).") from error
     except ValueError as error:

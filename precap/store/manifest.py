@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precap.atomic import explained
-from precap.errors import ConfigError, StoreError
+from precap.errors import ConfigError, ResourceError, StoreError
 from precap.store import identity
 from precap.store.ledger import Ledger
 from precap.store.plan import Plan
@@ -117,6 +117,8 @@ def _row(path: Path) -> dict[str, Any]:
         mine, plan, ledger = identity.load(path), Plan(path), Ledger(path)
     except StoreError as error:
         return {**row, "state": f"damaged: {error}"}
+    except ResourceError as error:
+        return {**row, "state": f"unreadable: {error}"}
     records = ledger.records.values()
     remaining = plan.shards - len(records)
     state = f"{remaining} of {plan.shards} shards remain" if remaining else "complete"

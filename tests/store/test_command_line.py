@@ -298,6 +298,24 @@ def test_a_place_that_may_not_be_written_is_one_message(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("closed", ["shards/000001.h5", "store.json"])
+def test_a_store_that_may_not_be_read_is_not_called_damaged(
+    precap: Precap, store: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    real = io.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path).endswith(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", refuse)
+    said = precap.refused("store", "verify", store, code=6)
+    assert f"{store / closed}: permission is denied" in said
+    listed = precap("store", "ls", store.parent)
+    assert ("unreadable" in listed) == (closed == "store.json")
+
+
 def test_a_source_that_may_not_be_read_is_one_message(
     precap: Precap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

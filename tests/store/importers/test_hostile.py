@@ -335,7 +335,9 @@ def test_a_bad_npz_fails_alone(tmp_path: Path, data: bytes, reason: str) -> None
     npz(folder / "9.npz", features=data)
     report = import_store(folder, tmp_path / "store", allow_pickle=True)
     assert report.outcomes["failed"] == {reason: 1}
-    assert list(open_store(tmp_path / "store").ids) == ["1"]
+    store = open_store(tmp_path / "store")
+    assert list(store.ids) == ["1"]
+    assert "--allow-pickle" not in store.absent["9"].detail  # it was said, and would not help
 
 
 def test_members_with_path_names_are_never_extracted(tmp_path: Path) -> None:
