@@ -8,8 +8,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "caption_images", "evaluate_runs", "export_labels", "extract_features", "import_labels",
-    "open_store", "prepare_data", "score_captions", "train_head",
+    "caption_images", "evaluate_runs", "extract_features", "open_store", "prepare_data",
+    "score_captions", "train_head",
 ]  # fmt: skip
 
 

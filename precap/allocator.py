@@ -7,14 +7,20 @@ shows both figures.
 """
 
 import ctypes
+import mmap
 import resource
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # malloc.h
 _FOREVER = 2**31 - 1
 _GROW_BY = 64 * 2**20  # bytes
+_PAGE = mmap.PAGESIZE
 
 
 @cache
@@ -31,6 +37,19 @@ def retain() -> bool:
         return False
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _FOREVER), (_TOP_PAD, _GROW_BY), (_ARENA_MAX, 1))
     return all(mallopt(option, value) for option, value in settings)
+
+
+def apart(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy of ``array`` in pages of its own, given back when it is freed.
+
+    What lives longer than a batch would lie between the activations of the next ones, and the
+    heap, which ``retain`` never shrinks, would grow until it has found room beside all of it.
+    """
+    if array.nbytes < _PAGE:
+        return array.copy()
+    kept = np.frombuffer(mmap.mmap(-1, array.nbytes), array.dtype).reshape(array.shape)
+    np.copyto(kept, array)
+    return kept
 
 
 def peak() -> int:

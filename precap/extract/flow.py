@@ -4,15 +4,16 @@ A batch never crosses a shard and is filled in the order of the shard's ids, so 
 together depends on the shard alone: same shard, same thread count, same bits.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from precap.allocator import apart
 from precap.errors import ImageError, PrecapError, ResourceError
 from precap.extract.ahead import ahead
 from precap.extract.contract import Extractor, Prepared
@@ -64,7 +65,7 @@ class Shard:
             if isinstance(result, ImageError):
                 self.errors[image] = result
             else:
-                self.found.setdefault(image, []).append(result)
+                self.found.setdefault(image, []).append(_apart(result))
 
     @property
     def done(self) -> int:
@@ -147,12 +148,17 @@ def _tasks(
 
 def _read(read: Read, ref: ImageRef) -> Item:
     try:
-        return read(ref)
+        item = read(ref)
+        return replace(item, views=[_apart(view) for view in item.views])
     except ImageError as error:
         return Item(ref.id, "", error=error)
     except Exception as error:
         error.add_note(f"while preparing image {ref.id!r} ({ref.path})")
         raise
+
+
+def _apart(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: apart(np.asarray(array)) for name, array in arrays.items()}
 
 
 def _batches(items: Iterable[tuple[Shard, Item]], size: int) -> Iterator[tuple[Shard, Batch]]:
