@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 QUICK = ("store_read", "store_write", "reward", "decode", "evaluate", "import_tsv", "scale")
-SLOW = ("train_step", "extract", "flickr8k")
+SLOW = ("store_open", "step_memory", "train_step", "extract", "flickr8k")
 
 
 def main() -> int:

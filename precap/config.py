@@ -39,7 +39,8 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "the options") 
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         problems = "; ".join(map(_problem, error.errors()))
-        raise ConfigError(f"{where}: {problems}. Correct the value and repeat.") from error
+        said = problems.removesuffix(".")
+        raise ConfigError(f"{where}: {said}. Correct the value and repeat.") from error
 
 
 def _problem(found: Any) -> str:

@@ -52,16 +52,6 @@ def changed(config: Decode, values: Mapping[str, Any], beam: int | None = None) 
     """
     plain = {"beam": beam, "sample": False, "groups": 1} if beam else {}
     made = build(Decode, {**as_dict(config), **plain, **values}, "decode")
-    if min(made.beam, made.longest, made.batch_size, made.groups) < 1 or made.temperature <= 0:
-        raise ConfigError(
-            "decode: beam, groups, longest, batch_size and temperature must be above 0."
-        )
-    if made.beam % made.groups:
-        wide = made.groups * (made.beam // made.groups + 1)
-        raise ConfigError(
-            f"decode.groups={made.groups} does not divide decode.beam={made.beam}: every group "
-            f"has as many hypotheses. Set decode.beam={wide}."
-        )
     idle = [name for name in ("temperature", "top_k", "top_p") if name in values]
     if idle and not made.sample:
         raise ConfigError(f"decode.{idle[0]} is for sampling. Add decode.sample=true.")

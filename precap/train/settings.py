@@ -148,9 +148,10 @@ class Decode:
 
     def __post_init__(self) -> None:
         if self.beam % self.groups:
+            wide = self.groups * (self.beam // self.groups + 1)
             raise ConfigError(
-                f"decode.groups={self.groups} does not divide decode.beam={self.beam}: every "
-                f"group has the same number of beams."
+                f"decode.groups={self.groups} does not divide decode.beam={self.beam}: every group "
+                f"has as many hypotheses. Set decode.beam={wide}."
             )
 
 
