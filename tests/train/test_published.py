@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from precap import pipeline
+from precap import training
 from precap.errors import ConfigError, DataError
 from precap.train import published, run
 from precap.train.heads.m2 import PLUGIN as M2
@@ -92,7 +92,7 @@ def test_the_format_chooses_the_head(tmp_path: Path) -> None:
         names = ("att_embed.0.weight", "ctx2att.weight", "embed.0.weight", mark)
         save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "w.safetensors")
         assert published.head_of("self-critical", tmp_path / "w.safetensors") == head
-    chosen = pipeline._chosen_head({}, {"init": tmp_path / "w", "init_format": "m2"})
+    chosen = training._chosen_head({}, {"init": tmp_path / "w", "init_format": "m2"})
     assert chosen == ("m2", "reads m2 weights")
     with pytest.raises(ConfigError, match="Did you mean 'm2'"):
         published.head_of("m22", tmp_path)
