@@ -19,6 +19,7 @@ from typing import Any
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.comm import CommClosedError
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 
@@ -97,7 +98,7 @@ def _result(future: Any, shard: int) -> ShardRecord | None:
             f"Too little memory is the usual reason: ask for more, or for a smaller --batch-size. "
             f"Everything committed is safe; repeat the command to go on."
         ) from error
-    except CancelledError as error:
+    except (CancelledError, CommClosedError) as error:  # it went while it was handing this over
         raise _lost() from error
 
 
