@@ -63,7 +63,9 @@ def test_workers_then_the_scheduler_are_killed(
     finally:
         process.kill()  # the scheduler lives in it
         process.communicate()
-    running.until(lambda: not any(map(running.alive, workers)), "the workers' end")
+    running.until(
+        lambda: not any(map(running.alive, {*workers, *running.holders(store)})), "the workers' end"
+    )
     durable = running.committed(store)
     assert 0 < durable < 10
     assert len(running.holders(store)) <= 4 + kills
