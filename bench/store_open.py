@@ -12,7 +12,7 @@ from bench import report
 
 report.pin_threads(1)
 
-from precap.store import ledger, plan, writer  # noqa: E402
+from precap.store import files, ledger, plan, writer  # noqa: E402
 from precap.types import FeatureSpec, Field, Outcome  # noqa: E402
 
 SHARD, WIDTH = 512, 64
@@ -51,8 +51,10 @@ def simulate(path: Path, count: int) -> None:
         for shard in out.remaining():
             name = f"shards/{shard:06d}.h5"
             os.link(path / record.file, path / name)
-            ok = len(out.ids(shard))
-            lines.append({**record.as_json(), "shard": shard, "file": name, "ok": ok})
+            ids = out.ids(shard)
+            planned = files.digest("\n".join(ids).encode())
+            own = {"shard": shard, "file": name, "ok": len(ids), "ids": planned}
+            lines.append({**record.as_json(), **own})
         lines.close()
 
 
