@@ -6,7 +6,7 @@
     python -m bench.flickr8k --head hin --control   the same on features shuffled between images
 
 Features: MobileNetV2 with its ImageNet weights (8 x 8 x 1280), and its map averaged over detector
-boxes for heads that read regions. Recipe and seed were chosen on val; the test split is
+boxes for heads that read regions. The recipe's size was chosen for time; the test split is
 decoded once, at the end. Repeating a command goes on where it stopped. The four minutes of a head
 are counted in CPU time (minutes x threads), so that another job on the machine does not shorten
 them; validation and decoding come on top. Each run leaves its row in ``bench/flickr8k.jsonl``.

@@ -1,4 +1,6 @@
-"""Keep freed memory in the process: on CPU, returning it costs more than the arithmetic it served.
+"""The memory of a process that computes: what it keeps, what lies apart, the most it held.
+
+Freed memory stays: on a CPU, returning it costs more than the arithmetic it served.
 
 A forward pass allocates and frees hundreds of megabytes of activations. glibc hands blocks that
 large back to the kernel and gets them again, zeroed page by page; measured on a 2-core virtual

@@ -15,7 +15,7 @@ from precap.plugins import guess
 T = TypeVar("T")
 
 #: Types of options: a whole number above zero; ``Annotated[tuple[X, ...], NonEmpty]``.
-Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
 NonEmpty = Field(min_length=1)
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

@@ -32,10 +32,8 @@ def changed_images(
             for row, image in enumerate(ids)
             if row_digest(image, rows_of(arrays, mine.spec, row)) != int(arrays["digests"][row])
         )
-    except Exception:
-        return (
-            unreadable  # damaged enough that the library gives up, in whatever way: all is suspect
-        )
+    except Exception:  # so damaged that the library gives up, in whatever way
+        return unreadable
 
 
 def disagreements(file: Path, record: ShardRecord, plan: Plan, mine: Identity) -> Iterator[str]:

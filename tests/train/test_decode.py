@@ -198,7 +198,7 @@ def test_a_way_to_decode_is_changed_by_name() -> None:
     [
         ({"lenght_penalty": 1}, "Did you mean 'length_penalty'"),
         ({"beam": "many"}, "beam.*many"),
-        ({"beam": 0}, "beam.*greater than or equal to 1"),
+        ({"beam": 0}, "beam.*greater than 0"),
         ({"groups": 2}, r"Set decode\.beam=4"),
         ({"top_k": 5}, r"decode\.sample=true"),
     ],

@@ -18,7 +18,7 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import roi_pool
 
-from precap.config import Positive, as_dict, frozen
+from precap.config import Count, as_dict, frozen
 from precap.errors import ImageError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
@@ -68,9 +68,9 @@ class BottomUpConfig:
     variant: Literal["adaptive", "fixed36"] = "adaptive"
     confidence: float = 0.2
     boxes: Path | None = None
-    short: Positive = 600
-    long: Positive = 1000
-    proposals: Positive = 300
+    short: Count = 600
+    long: Count = 1000
+    proposals: Count = 300
 
 
 _LIMITS = {"adaptive": (10, 100), "fixed36": (36, 36)}

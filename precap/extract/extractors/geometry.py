@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precap import geometry
-from precap.config import NonEmpty, Positive, as_dict, frozen
+from precap.config import Count, NonEmpty, as_dict, frozen
 from precap.errors import ConfigError
 from precap.extract.contract import About, Prepared, Setting
 from precap.types import Features, FeatureSpec, Field, Role
@@ -33,7 +33,7 @@ class GeometryConfig:
     boxes; "auto" divides by the parent's ``size`` field.
     """
 
-    cells: Positive = 12
+    cells: Count = 12
     outputs: Annotated[tuple[Output, ...], NonEmpty] = ("weights", "boxes")
     mode: Literal["cell", "area", "box"] = "cell"
     unit: Literal["auto", "relative"] = "auto"

@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from precap.config import Positive, as_dict, frozen
+from precap.config import Count, as_dict, frozen
 from precap.errors import ConfigError, ImageError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
@@ -39,13 +39,13 @@ class GridConfig:
 
     model: str = "resnet50"
     preset: Literal["", "resnet101"] = ""
-    size: Positive | None = None
-    resize: Positive | None = None
+    size: Count | None = None
+    resize: Count | None = None
     fit: Fit | None = None
     interpolation: str | None = None
     mean: Triple | float | None = None
     std: Triple | float | None = None
-    cells: Positive | None = None
+    cells: Count | None = None
     pad_type: Literal["", "same"] = ""
     kwargs: dict[str, Any] | None = None
 

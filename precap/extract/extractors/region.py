@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from precap.config import Positive, as_dict, build, frozen
+from precap.config import Count, as_dict, build, frozen
 from precap.errors import ConfigError, ImageError
 from precap.extract.contract import About, Prepared, Setting
 from precap.extract.extractors import _compute, _selection
@@ -40,10 +40,10 @@ class RegionConfig:
     boxes: Path | None = None
     confidence: float = 0.2
     min_boxes: int = 10
-    max_boxes: Positive = 100
-    short: Positive = 600
-    long: Positive = 1000
-    proposals: Positive = 300
+    max_boxes: Count = 100
+    short: Count = 600
+    long: Count = 1000
+    proposals: Count = 300
     config: str = ""
     options: list[str] | None = None
     grid: dict[str, Any] | None = None

@@ -19,7 +19,7 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import roi_align
 
-from precap.config import Positive, as_dict, frozen
+from precap.config import Count, as_dict, frozen
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
 from precap.extract.extractors import _c4, _compute, _selection
@@ -62,12 +62,12 @@ class VinVLConfig:
     rule: Literal["per-class", "agnostic"] = "per-class"
     confidence: float = 0.2
     min_boxes: int = 10
-    max_boxes: Positive = 100
+    max_boxes: Count = 100
     tail: bool = False
     boxes: Path | None = None
-    short: Positive = 600
-    long: Positive = 1000
-    proposals: Positive = 300
+    short: Count = 600
+    long: Count = 1000
+    proposals: Count = 300
 
 
 class VinVL:

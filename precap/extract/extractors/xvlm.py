@@ -15,7 +15,7 @@ from scipy.interpolate import RectBivariateSpline
 from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from precap.config import Positive, as_dict, frozen
+from precap.config import Count, as_dict, frozen
 from precap.errors import ConfigError
 from precap.extract import weights
 from precap.extract.contract import About, Prepared, Setting
@@ -39,7 +39,7 @@ class XVLMConfig:
     mean: whether row 0 of ``tokens`` is the mean of the others, as X-VLM and OPG have it.
     """
 
-    size: Positive = 224
+    size: Count = 224
     mean: bool = True
 
 
