@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.command import Precap
 
@@ -47,6 +49,31 @@ def test_train_resumes_to_the_same_end(
     before = (run / "last.safetensors").read_bytes()
     precap(*again, *TINY, "--xe-epochs", "2", "--batch-size", "8")
     assert (run / "last.safetensors").read_bytes() == before
+
+
+def test_torchrun_starts_one_run_of_two_processes(
+    scenes: Path, features: Path, tmp_path: Path
+) -> None:
+    """Without dropout two processes learn what one does, and one of them reports it."""
+    made = {}
+    for many in (1, 2):
+        out = tmp_path / str(many)
+        launch = (
+            f"-m torch.distributed.run --standalone --nproc-per-node {many} -m precap.cli train"
+        )
+        still = ("head.dropout=0", "head.input_dropout=0", "xe.optim.name=sgd", "average=0")
+        done = subprocess.run(
+            [sys.executable, *launch.split(), "--features", "grid", "--data", scenes, "--json",
+             "--stores", features, "--out", out, *TINY, "--xe-epochs", "1", "--batch-size", "8",
+             *(part for setting in still for part in ("--set", setting))],
+            capture_output=True, text=True, timeout=250,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["path"] == str(out)
+        made[many] = load_file(out / "last.safetensors")
+    for name, alone in made[1].items():
+        if name.startswith("model."):
+            torch.testing.assert_close(made[2][name], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_evaluate_writes_scores_predictions_and_a_report(precap: Precap, run: Path) -> None:

@@ -73,6 +73,7 @@ def train(
     """Train on cached features alone. Repeat the command after any interruption: it goes on."""
     from precap import config, pipeline
     from precap.commands import progress
+    from precap.train.distributed import launched
 
     given: dict[str, Any] = {
         "xe.epochs": xe_epochs,
@@ -105,4 +106,5 @@ def train(
             options=options,
             on_event=listen,
         )
-    typer.echo(json.dumps(result.as_json()) if as_json else str(result))
+    if launched().first:  # torchrun starts this command many times, and it has one result
+        typer.echo(json.dumps(result.as_json()) if as_json else str(result))

@@ -25,6 +25,19 @@ pytestmark = [
 ]
 
 
+#: Every extractor, and what it is told for want of the weights it needs.
+EVERY = {
+    "bottomup": (),
+    "clip": ("--set", "model=ViT-B-32"),
+    "grid": (),
+    "grit": (),
+    "region": (),
+    "tinyvit": (),
+    "vinvl": (),
+    "xvlm": (),
+}
+
+
 def extracted(precap: Precap, out: Path, name: str, count: int, *options: str | Path) -> Store:
     """The store of ``count`` photographs."""
     precap("data", "prepare", COCO / "captions.json", "--images", COCO, "--out", out / "data")
@@ -69,3 +82,22 @@ def test_boxes_of_a_detector_become_regions(tmp_path: Path, precap: Precap) -> N
         assert row["classes"].tolist() == entry["classes"]
         assert row["region"].shape == (len(entry["boxes"]), 1280)
         assert row["region"].std(0).max() > 0.1  # boxes of one picture differ
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [*EVERY, "geometry"])
+def test_every_extractor_reads_photographs(name: str, tmp_path: Path, precap: Precap) -> None:
+    """At published sizes with random weights: each photograph ends as finite rows in its store."""
+    lines = precap("extract", "--list", "--json").splitlines()
+    assert {json.loads(line)["name"] for line in lines} == {*EVERY, "geometry"}
+    first = "region" if name == "geometry" else name
+    store = extracted(precap, tmp_path, first, 2, *EVERY[first], "--weights", "random:0")
+    if name == "geometry":
+        data = ("--data", tmp_path / "data", "--out", tmp_path, "--images", "2")
+        precap("extract", "geometry", *data, "--parent", "region")
+        store = open_store(tmp_path / "geometry")
+    assert len(store.ids) == 2
+    for image in store.ids:
+        for field, value in store.read(image).items():
+            assert np.isfinite(value).all(), field
