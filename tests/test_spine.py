@@ -64,7 +64,8 @@ def test_torchrun_starts_one_run_of_two_processes(
         still = ("head.dropout=0", "head.input_dropout=0", "xe.optim.name=sgd", "average=0")
         done = subprocess.run(
             [sys.executable, *launch.split(), "-m", "precap.cli", "train", "--json",
-             "--features", "grid", "--data", scenes, "--stores", features, "--out", out, *TINY, "--xe-epochs", "1", "--batch-size", "8",
+             "--features", "grid", "--data", scenes, "--stores", features,
+             "--out", out, *TINY, "--xe-epochs", "1", "--batch-size", "8",
              *(part for setting in still for part in ("--set", setting))],
             capture_output=True, text=True, timeout=250,
         )  # fmt: skip
