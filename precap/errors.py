@@ -6,6 +6,8 @@ The command line prints the message without a traceback and leaves with the clas
 75 asked to stop by a signal with work left (a batch system may requeue), 130 interrupted.
 """
 
+DONE_WITH_LOSSES = 3
+
 
 class PrecapError(Exception):
     """Any failure precap foresaw. ``exit_code`` is what the command line leaves with."""

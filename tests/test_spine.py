@@ -58,9 +58,7 @@ def test_torchrun_starts_one_run_of_two_processes(
     made = {}
     for many in (1, 2):
         out = tmp_path / str(many)
-        launch = (
-            f"-m torch.distributed.run --standalone --nproc-per-node {many} -m precap.cli train"
-        )
+        launch = f"-m torch.distributed.run --standalone --nproc-per-node {many}"
         still = ("head.dropout=0", "head.input_dropout=0", "xe.optim.name=sgd", "average=0")
         done = subprocess.run(
             [sys.executable, *launch.split(), "-m", "precap.cli", "train", "--json",

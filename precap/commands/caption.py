@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from precap.commands import decoding
+from precap.errors import DONE_WITH_LOSSES
 
 EXAMPLE = "Example: precap caption runs/hin photo.jpg holiday/ --heatmap heatmaps"
-DONE_WITH_LOSSES = 3
 
 
 def caption(

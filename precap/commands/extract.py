@@ -10,13 +10,12 @@ import typer
 
 from precap import config
 from precap.commands.cluster import array_part
-from precap.errors import ConfigError
+from precap.errors import DONE_WITH_LOSSES, ConfigError
 
 EXAMPLE = (
     "Example: precap extract clip:ViT-L-14,grid:resnet50 --data data --out features   "
     "(a second example: precap extract status features/clip-ViT-L-14)"
 )
-DONE_WITH_LOSSES = 3
 
 
 def extract(

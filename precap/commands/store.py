@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from precap.errors import ConfigError, StoreError
+from precap.errors import DONE_WITH_LOSSES, ConfigError, StoreError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,8 +14,6 @@ app = typer.Typer(
     help="Feature stores: list, inspect, verify, repair, import, export, merge, remove.",
     epilog="Example: precap store info features/clip",
 )
-
-DONE_WITH_LOSSES = 3
 
 
 def _store(path: Path) -> Path:

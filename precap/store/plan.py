@@ -105,6 +105,10 @@ class Plan:
         generation, start, stop = self.span(shard)
         return files.digest(memoryview(generation.text)[start : stop - 1])
 
+    def holds(self, record: "ShardRecord") -> bool:
+        """Whether the record's shard is planned, with the very ids it was committed with."""
+        return record.shard < self.shards and self.digest(record.shard) == record.ids
+
     def check(self, records: Mapping[int, "ShardRecord"]) -> None:
         """StoreError when shards are committed that this plan lacks, or has with other ids.
 
@@ -112,14 +116,11 @@ class Plan:
         another image.
         """
         for shard, record in records.items():
-            if shard >= self.shards:
-                why = f"shard {shard} is committed and not planned"
-            elif self.digest(shard) != record.ids:
-                why = f"shard {shard} was committed with other ids than are planned"
-            else:
+            if self.holds(record):
                 continue
             raise StoreError(
-                f"{self.path}: {why}: files of {self.path / 'plan'} were lost or replaced. Restore "
+                f"{self.path}: shard {shard} is committed, and the plan lacks it or holds other "
+                f"ids for it: files of {self.path / 'plan'} were lost or replaced. Restore "
                 f"them from a copy; nothing can be read or written until then."
             )
 

@@ -43,7 +43,7 @@ def _check(path: Path, full: bool, report: Report) -> Iterator[Finding]:
         report.shards += 1
         report.images += record.ok
         report.bytes += record.bytes
-        if record.shard >= plan.shards or plan.digest(record.shard) != record.ids:
+        if not plan.holds(record):
             agrees = False
             why = "it is committed, and the plan lacks it or holds other ids for it"
             yield Finding("damage", "plan", record.file, why, record.shard)
