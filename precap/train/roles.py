@@ -37,7 +37,7 @@ def resolve(
     several: the head reads any number of sources per role; the second is called "grid@2".
 
     explicit: role -> store or store:field. ConfigError, with the option to type, where two stores
-    offer one role, a needed role is missing, or no role fits at all.
+    offer one role, a needed role is missing, no role fits at all, or the views do not.
     """
     needed, taken = set(needs), set(needs) | set(takes)
     found: dict[str, Source] = {}
@@ -62,6 +62,7 @@ def resolve(
             f"This head does not use role {sorted(stray)[0]!r}. It uses: "
             f"{', '.join(sorted(taken))}. Leave the role out of --features."
         )
+    _check_views(found)
     return found
 
 
@@ -101,6 +102,17 @@ def _ambiguous(role: str, offers: list[Source]) -> str:
     )
     choices = " or ".join(f"--features {role}={name}" for name in names)
     return f"Role {role!r} is offered by {', '.join(names)}. Say which to use: {choices}."
+
+
+def _check_views(found: Mapping[str, Source]) -> None:
+    """Stores of several views have equally many: a batch takes the same view of all of them."""
+    views = {source.store: source.spec.views for source in found.values()}
+    if len({count for count in views.values() if count > 1}) > 1:
+        said = ", ".join(f"{name} has {count}" for name, count in views.items())
+        raise ConfigError(
+            f"These stores have different numbers of views: {said}. Extract some of them again "
+            f"with --views, so that all have the same number; a store of 1 goes with any."
+        )
 
 
 def _check(
