@@ -52,7 +52,9 @@ def make_recipe(config: TrainConfig, stores: Mapping[str, StoreLike]) -> Recipe:
         )
     if config.init_run is not None:
         base = Recipe.read(config.init_run / "run.json")
-        words = replace(config.text, vocabulary="json", files=config.init_run / "vocab.json")
+        settled = {name: getattr(base.config.text, name) for name in notes.SETTLED}
+        files = config.init_run / "vocab.json"
+        words = replace(config.text, vocabulary="json", files=files, **settled)
         config = replace(config, head=base.config.head, text=words)
         options = {**as_dict(base.head_config), **options}
     kind = plugins.load(heads, config.head)
@@ -115,7 +117,7 @@ def make_job(
     flat = {s: [c for cs in images.values() for c in cs] for s, images in captions.items()}
     vocabulary = vocab.make(config.text, flat)
     used = {s.store: stores[s.store] for s in recipe.sources.values()}
-    told = notes.of(recipe)
+    told: list[str] = []
     given = {i: c for s in config.train_splits for i, c in captions.get(s, {}).items() if len(c)}
     ids = _covered(used, list(given), "train", told)
     if not ids:
