@@ -209,8 +209,9 @@ def train_head(
 ) -> "RunResult":
     """Train a head on cached features; repeat the call after any interruption.
 
-    features: "vinvl,clip", or "region=vinvl,grid=clip" where two stores offer one role. head:
-    a built-in name or module:Class; None picks one that fits. out: the run's folder, default
+    features: "vinvl,clip", or "region=vinvl,grid=clip" where two stores offer one role, and
+    "grid=clip#tokens" where two fields of a store do. head: a built-in name or module:Class;
+    None picks one that fits. out: the run's folder, default
     runs/HEAD. recipe: a built-in recipe or YAML file; options: flat changes to it, such as
     {"xe.epochs": 20, "head.dim": 256}. Raises ConfigError, StoreError, ResourceError.
     """
@@ -271,17 +272,18 @@ def caption_images(
 
 
 def parse_features(features: str, folder: Path) -> "tuple[dict[str, Store], dict[str, str]]":
-    """Open the stores that "vinvl,clip" or "region=vinvl,grid=clip" names.
+    """Open the stores that "vinvl,clip" or "region=vinvl,grid=clip#tokens" names.
 
-    Returns the stores by the name the user typed, and role -> name where a role was given.
+    Returns the stores by the name the user typed, and role -> store or store#field where a role
+    was given.
     """
     opened: dict[str, Store] = {}
     roles: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in features.split(","))):
         role, equals, rest = part.rpartition("=")
-        name, colon, field = rest.partition("#")
+        name = rest.partition("#")[0]
         if equals:
-            roles[role] = f"{name}:{field}" if colon else name
+            roles[role] = rest
         if name not in opened:
             opened[name] = open_store(find_store(name, folder))
     if not opened:
@@ -306,7 +308,9 @@ def find_store(name: str, folder: Path) -> Path:
         raise StoreError(
             f"There is no feature store in {folder}. Make one: precap extract {name} --out {folder}"
         )
-    raise ConfigError(f"There is no store {name!r} in {folder}.{guess(name, known)}")
+    store, _, field = name.rpartition(":")
+    meant = f" A field of a store is written role={store}#{field}." if store in known else ""
+    raise ConfigError(f"There is no store {name!r} in {folder}.{guess(name, known)}{meant}")
 
 
 def _settings_of(

@@ -44,7 +44,7 @@ def train(
             f"and --recipe out, or start from another run."
         )
     if why and on_event:
-        on_event({"note": f"head {chosen!r} {why} (--head chooses another)"})
+        on_event({"note": f"head {chosen!r} {why}"})
     made = settings.resolve(values, {"head": chosen, "features": roles}, options)
     if not made.overfit and made.select not in VALIDATION:
         raise ConfigError(
@@ -86,7 +86,8 @@ def _chosen_head(stores: "Mapping[str, Store]", values: Mapping[str, Any]) -> tu
         form = values.get("init_format") or ""
         return published.head_of(form, Path(values["init"])), f"reads {form} weights"
     specs = {name: store.spec for name, store in stores.items()}
-    return roles.choose_head(specs, plugins.names(heads)), "fits these features"
+    fits = roles.choose_head(specs, plugins.names(heads))
+    return fits, "fits these features (--head chooses another)"
 
 
 def _head_of(run: Path) -> str:
@@ -115,7 +116,9 @@ def _trained(listen: "Listener | None", begun: Callable[[], None]) -> Any:
             return
         values = " ".join(f"{name} {value:.4g}" for name, value in event.values.items())
         said = {"note": event.message or values, **event.values}
-        known = {"done": event.step, "total": event.total, "unit": "steps"} if event.total else {}
+        silent = not said["note"]  # then the count is all there is to show, were it 0
+        counted = {"done": event.step, "total": event.total, "unit": "steps"}
+        known = counted if event.total or silent else {}
         listen({"kind": event.kind, "eta": event.seconds_left or None, **known, **said})
 
     return told

@@ -16,7 +16,8 @@ def train(
     features: Annotated[
         str,
         typer.Option(
-            help="stores by name or path, joined by commas; role=store where it is needed"
+            help="stores by name or path, joined by commas; role=store where two stores offer a "
+            "role, role=store#field where two fields of one do"
         ),
     ],
     head: Annotated[

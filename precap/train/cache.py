@@ -54,11 +54,12 @@ class Mapped:
 
     def __init__(self, store: StoreLike, source: Source, ids: Sequence[str], most: int = 0) -> None:
         self.store, self.field, self.ids, self.most = store, source.field, list(ids), most
+        self.several = source.spec.views > 1
 
     def gather(self, positions: NDArray[np.int64], view: NDArray[np.int64] | None) -> Gathered:
-        """(B, ...) rows as stored, padded with zeros."""
+        """(B, ...) rows as stored, padded with zeros; a store of one view gives it for all."""
         names = [self.ids[i] for i in positions]
-        views: int | list[int] = 0 if view is None else view.tolist()
+        views: int | list[int] = view.tolist() if view is not None and self.several else 0
         rows = self.store.read_many(names, fields=[self.field.name], view=views)[self.field.name]
         array = torch.from_numpy(flat(rows.array, self.field.ragged))
         if rows.lengths is None:

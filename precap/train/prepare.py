@@ -10,7 +10,7 @@ import torch
 from precap import plugins, text
 from precap.config import as_dict, build
 from precap.errors import ConfigError, DataError
-from precap.train import cache, checkpoint, ciderd, heads, losses, published, vocab
+from precap.train import cache, checkpoint, ciderd, heads, losses, notes, published, vocab
 from precap.train.cache import StoreLike
 from precap.train.contract import Words
 from precap.train.data import Loader, Split
@@ -52,7 +52,9 @@ def make_recipe(config: TrainConfig, stores: Mapping[str, StoreLike]) -> Recipe:
         )
     if config.init_run is not None:
         base = Recipe.read(config.init_run / "run.json")
-        words = replace(config.text, vocabulary="json", files=config.init_run / "vocab.json")
+        settled = {name: getattr(base.config.text, name) for name in notes.SETTLED}
+        files = config.init_run / "vocab.json"
+        words = replace(config.text, vocabulary="json", files=files, **settled)
         config = replace(config, head=base.config.head, text=words)
         options = {**as_dict(base.head_config), **options}
     kind = plugins.load(heads, config.head)
@@ -115,9 +117,9 @@ def make_job(
     flat = {s: [c for cs in images.values() for c in cs] for s, images in captions.items()}
     vocabulary = vocab.make(config.text, flat)
     used = {s.store: stores[s.store] for s in recipe.sources.values()}
-    notes: list[str] = []
+    told: list[str] = []
     given = {i: c for s in config.train_splits for i, c in captions.get(s, {}).items() if len(c)}
-    ids = _covered(used, list(given), "train", notes)
+    ids = _covered(used, list(given), "train", told)
     if not ids:
         raise DataError(
             f"There are no captioned images in splits {', '.join(config.train_splits)}. The "
@@ -136,10 +138,10 @@ def make_job(
         raise ConfigError(f"{len(ids)} images are too few for {ranks.world} processes.")
     phases = _phases(loaders, head, train, given)
     wanted = {i: given[i] for i in ids} if config.overfit else captions.get(config.val_split, {})
-    seen = _covered(used, list(wanted), config.val_split, notes)[: config.val_images or None]
+    seen = _covered(used, list(wanted), config.val_split, told)[: config.val_images or None]
     validation = loaders.validation(seen) if seen else None
     if validation is None:
-        notes.append(f"No images in split {config.val_split!r}: the last weights count as best.")
+        told.append(f"No images in split {config.val_split!r}: the last weights count as best.")
     if validate is None or config.overfit:
         if config.select != "CIDEr":
             raise ConfigError(
@@ -147,7 +149,7 @@ def make_job(
                 f"(--overfit, or no scorer given). Leave select out."
             )
         validate = own_cider({i: wanted[i] for i in seen})
-    return Job(recipe, vocabulary, head, phases, validation, validate, len(ids), notes)
+    return Job(recipe, vocabulary, head, phases, validation, validate, len(ids), told)
 
 
 class _Loaders:
@@ -271,10 +273,10 @@ def own_cider(references: Mapping[str, Sequence[str]]) -> Validate:
 
 
 def _covered(
-    stores: Mapping[str, StoreLike], ids: list[str], split: str, notes: list[str]
+    stores: Mapping[str, StoreLike], ids: list[str], split: str, told: list[str]
 ) -> list[str]:
     kept, reasons = cache.covered(stores, ids, split)
     if reasons:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        notes.append(f"{len(ids) - len(kept)} images of {split} have no features: {counts}.")
+        told.append(f"{len(ids) - len(kept)} images of {split} have no features: {counts}.")
     return kept

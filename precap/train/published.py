@@ -22,6 +22,8 @@ from precap.train import checkpoint, heads
 #: Under which key training code keeps the weights, and what wrappers put before every name.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.")
+#: How torch's files begin: a zip archive, or a bare pickle of older versions.
+FORMATS = (b"PK", b"\x80")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -40,6 +42,13 @@ def read(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_plain_numpy()):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a file it cannot read
+        start = _start(path)
+        if not start.startswith(FORMATS):
+            raise DataError(
+                f"{path} is no checkpoint: it begins with {start!r}, like neither of torch's "
+                f"formats. If it is a web page or a pointer saved under that name, download it "
+                f"again."
+            ) from error
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if _damaged(path, error):
             raise DataError(
@@ -55,13 +64,17 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def _damaged(path: Path, error: Exception) -> bool:
     """Whether a torch file breaks off, as opposed to one that holds more than plain data."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK":
+    start = _start(path)
+    if start[:2] == b"PK":
         return not zipfile.is_zipfile(path)
     cut = isinstance(error, EOFError) or "EOF" in str(error) or "corrupt" in str(error)
     ran_out = isinstance(error, IndexError | pickle.UnpicklingError) and "ran out" in str(error)
     return start[:1] == b"\x80" and (cut or ran_out or isinstance(error, IndexError))
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
 
 
 def unwrapped(found: Any, path: Path) -> dict[str, Tensor]:

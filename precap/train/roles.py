@@ -36,8 +36,8 @@ def resolve(
 
     several: the head reads any number of sources per role; the second is called "grid@2".
 
-    explicit: role -> store or store:field. ConfigError, with the option to type, where two stores
-    offer one role, a needed role is missing, or no role fits at all.
+    explicit: role -> store or store#field. ConfigError, with the option to type, where two stores
+    offer one role, a needed role is missing, no role fits at all, or the views do not.
     """
     needed, taken = set(needs), set(needs) | set(takes)
     found: dict[str, Source] = {}
@@ -62,6 +62,7 @@ def resolve(
             f"This head does not use role {sorted(stray)[0]!r}. It uses: "
             f"{', '.join(sorted(taken))}. Leave the role out of --features."
         )
+    _check_views(found)
     return found
 
 
@@ -82,10 +83,13 @@ def _offers(specs: Mapping[str, FeatureSpec], role: str) -> list[Source]:
 
 
 def _said(specs: Mapping[str, FeatureSpec], role: str, said: str) -> Source:
-    store, _, wanted = said.partition(":")
+    store, _, wanted = said.partition("#")
     if store not in specs:
+        name, _, rest = store.rpartition(":")
+        meant = f" Did you mean the field {role}={name}#{rest}?" if name in specs else ""
         raise ConfigError(
             f"--features {role}={said}: there is no store {store!r} among {', '.join(specs)}."
+            f"{meant}"
         )
     for field in specs[store].fields:
         if wanted == field.name or (not wanted and field.role == role):
@@ -97,10 +101,21 @@ def _said(specs: Mapping[str, FeatureSpec], role: str, said: str) -> Source:
 def _ambiguous(role: str, offers: list[Source]) -> str:
     stores = [offer.store for offer in offers]
     names = (
-        stores if len(set(stores)) == len(stores) else [f"{o.store}:{o.field.name}" for o in offers]
+        stores if len(set(stores)) == len(stores) else [f"{o.store}#{o.field.name}" for o in offers]
     )
     choices = " or ".join(f"--features {role}={name}" for name in names)
     return f"Role {role!r} is offered by {', '.join(names)}. Say which to use: {choices}."
+
+
+def _check_views(found: Mapping[str, Source]) -> None:
+    """Stores of several views have equally many: a batch takes the same view of all of them."""
+    views = {source.store: source.spec.views for source in found.values()}
+    if len({count for count in views.values() if count > 1}) > 1:
+        said = ", ".join(f"{name} has {count}" for name, count in views.items())
+        raise ConfigError(
+            f"These stores have different numbers of views: {said}. Extract some of them again "
+            f"with --views, so that all have the same number; a store of 1 goes with any."
+        )
 
 
 def _check(

@@ -146,6 +146,11 @@ class Decode:
     batch_size: Count = 64
 
     def __post_init__(self) -> None:
+        if self.shortest > self.longest:
+            raise ConfigError(
+                f"decode.shortest={self.shortest} is more than decode.longest={self.longest}: no "
+                f"caption has so many words. Lower shortest, or raise longest."
+            )
         if self.beam % self.groups:
             wide = self.groups * (self.beam // self.groups + 1)
             raise ConfigError(
@@ -158,12 +163,13 @@ class Decode:
 class TrainConfig:
     """One training run.
 
-    features: role -> store name, or role -> store:field, where two stores offer one role; the rest
-    is resolved from the stores' roles. batch_size counts images, each with ``text.captions``
-    captions. validate_steps: validate every so many steps; 0 = every ``validate_epochs``.
-    overfit: train and validate on the first N training images. resume: go on from ``out``.
-    average: decay of the exponential moving average of the weights, 0 = none. save_every: also
-    save every so many steps; save_minutes: and when so many minutes have passed; 0 = not.
+    features: role -> store name, or role -> store#field, where two stores or two fields offer one
+    role; the rest is resolved from the stores' roles. batch_size counts images, each with
+    ``text.captions`` captions. validate_steps: validate every so many steps; 0 = every
+    ``validate_epochs``. overfit: train and validate on the first N training images. resume: go on
+    from ``out``. average: decay of the exponential moving average of the weights, 0 = none.
+    save_every: also save every so many steps; save_minutes: and when so many minutes have passed; 0
+    = not.
     """
 
     head: str = "transformer"

@@ -11,7 +11,7 @@ import torch
 from precap import allocator
 from precap.errors import ConfigError, Interrupted
 from precap.signals import Asked, stoppable
-from precap.train import changes, checkpoint, distributed, folder, optim
+from precap.train import changes, checkpoint, distributed, folder, notes, optim
 from precap.train.batch import floats, pinned
 from precap.train.cache import StoreLike
 from precap.train.contract import Batch
@@ -51,6 +51,7 @@ def fit(
         recipe = make_recipe(config, stores)
         with folder.held(out, ranks):
             job = make_job(recipe, captions, stores, validate, device, ranks)
+            job.notes.extend(notes.of(config, recipe))
             with stoppable("The last whole update is") as asked:
                 return Trainer(job, out, device, ranks, on_event, asked).run()
 
@@ -201,6 +202,7 @@ class Trainer:
         source = folder.source(self.out, self.config.resume, self.ranks)
         if source is None:
             first_weights(self.head, self.config)
+            self.job.notes.extend(notes.of_first_weights(self.job.recipe))
             if self.ranks.first:
                 folder.begin(self.out, self.job)
             self.ranks.share(None)

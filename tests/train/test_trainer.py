@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from precap.errors import ConfigError, DataError, ResourceError
 from precap.train import checkpoint, run
 from precap.train.cache import Memory
+from precap.train.events import Event
 from precap.train.result import TrainingError
 from tests.train import toy
 
@@ -170,7 +172,7 @@ def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ({"head.dim": 32}, r"head\.dim 16, now 32"),
         ({"text.threshold": 60}, r"text\.threshold 1, now 60"),
-        ({"features": {"grid": "toy:cells"}, "head": "bad"}, "no head 'bad'"),
+        ({"features": {"grid": "toy#cells"}, "head": "bad"}, "no head 'bad'"),
     ],
 )
 def test_a_run_does_not_go_on_as_something_else(
@@ -223,7 +225,10 @@ def test_overfitting_a_few_images_learns_them_by_heart(tmp_path: Path) -> None:
 
 
 def test_no_training_still_makes_a_run(tmp_path: Path) -> None:
-    toy.fit(tmp_path / "run", {"xe.epochs": 0, "scst.epochs": 0})
+    events: list[Event] = []
+    toy.fit(tmp_path / "run", {"xe.epochs": 0, "scst.epochs": 0}, events.append)
+    said = "".join(event.message for event in events if event.kind == "note")
+    assert "random, untrained" in said
     store, _captions = toy.data()
     found = run.load(tmp_path / "run", device="cpu").generate({"toy": store}, ["im1", "im2"])
     assert [p.image_id for p in found] == ["im1", "im2"]
@@ -236,6 +241,33 @@ def test_starting_from_another_run(whole: Path, tmp_path: Path) -> None:
     a, b = (run.load(p, device="cpu") for p in (whole, tmp_path / "run"))
     ids = list(store.rows)[:8]
     assert a.generate({"toy": store}, ids) == b.generate({"toy": store}, ids)
+
+
+def notes_of(out: Path, changes: dict[str, Any], **more: Any) -> str:
+    """What is said before a training of no steps."""
+    events: list[Event] = []
+    toy.fit(out, {"xe.epochs": 0, "scst.epochs": 0, **changes}, events.append, **more)
+    return " ".join(event.message for event in events if event.kind == "note")
+
+
+def test_features_of_another_store_than_the_run_to_begin_with(whole: Path, tmp_path: Path) -> None:
+    changes = {"init_run": whole, "head_config": {}}
+    assert not notes_of(tmp_path / "same", changes)
+    store, _ = toy.data()
+    spec = dataclasses.replace(store.spec, weights="f" * 64)
+    said = notes_of(tmp_path / "run", changes, stores={"new": Memory(spec, store.rows)})
+    old, new = store.spec.fingerprint[:12], spec.fingerprint[:12]
+    assert f"grid was cells of store toy ({old}), now cells of store new ({new})" in said
+
+
+def test_a_run_records_the_text_options_of_the_vocabulary_it_took(
+    whole: Path, tmp_path: Path
+) -> None:
+    changes = {"init_run": whole, "head_config": {}, "text.threshold": 3, "text.captions": 2}
+    said = notes_of(tmp_path / "run", changes)
+    assert f"vocabulary is that of {whole}: text.threshold=1, not 3." in said
+    text = run.Recipe.read(tmp_path / "run" / "run.json").config.text
+    assert (text.threshold, text.captions) == (1, 2)
 
 
 def test_features_made_otherwise_are_refused(whole: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor
 
-from precap.config import frozen
+from precap.config import Count, frozen
 from precap.train.contract import Memory, Words
 from precap.train.heads._captioner import Captioner
 from precap.train.heads._fusion import (
@@ -45,7 +45,7 @@ class GRITConfig:
     dim: int = 512
     heads: int = 8
     hidden: int = 2048
-    layers: int = 3
+    layers: Count = 3
     dropout: float = 0.2
     attention_dropout: float = 0.2
     longest: int = 54

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from precap.config import frozen
+from precap.config import Count, frozen
 from precap.errors import ConfigError
 from precap.train.contract import Memory, Words
 from precap.train.heads._captioner import Captioner
@@ -55,11 +55,11 @@ class HierCapConfig:
     dim: int = 512
     heads: int = 8
     hidden: int = 2048
-    layers: int = 3
+    layers: Count = 3
     dropout: float = 0.2
     attention_dropout: float = 0.2
     longest: int = 54
-    cells: int = 60
+    cells: Count = 60
     fusion: Literal[
         "parallel", "sequential", "concatenated_parallel", "concatenated_sequential"
     ] = "parallel"

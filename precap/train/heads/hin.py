@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precap.config import frozen
+from precap.config import Count, frozen
 from precap.train.contract import Memory, Words
 from precap.train.heads._captioner import Captioner
 from precap.train.heads._meshed import (
@@ -43,7 +43,7 @@ class HINConfig:
     dim: int = 512
     heads: int = 8
     hidden: int = 2048
-    layers: int = 3
+    layers: Count = 3
     dropout: float = 0.1
     longest: int = 54
     positions: Positions = "sinusoid"

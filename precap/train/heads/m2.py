@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precap.config import frozen
+from precap.config import Count, frozen
 from precap.train.contract import Memory, Words
 from precap.train.heads._captioner import Captioner
 from precap.train.heads._meshed import (
@@ -42,7 +42,7 @@ class M2Config:
     dim: int = 512
     heads: int = 8
     hidden: int = 2048
-    layers: int = 3
+    layers: Count = 3
     slots: int = 40
     dropout: float = 0.1
     longest: int = 54

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from precap.config import frozen
+from precap.config import Count, frozen
 from precap.train.contract import Memory, Words
 from precap.train.heads._annotated import (
     AnnotatedNorm,
@@ -38,7 +38,7 @@ class OrtConfig:
     dim: int = 512
     heads: int = 8
     hidden: int = 2048
-    layers: int = 6
+    layers: Count = 6
     dropout: float = 0.1
     input_dropout: float = 0.5
     trigonometric: bool = True

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precap.config import frozen
+from precap.config import Count, frozen
 from precap.errors import ConfigError, DataError
 from precap.train.contract import Memory, State, Words
 from precap.train.heads._gpt2 import GPT2
@@ -51,11 +51,11 @@ class PrefixConfig:
 
     mapper: Literal["mlp", "transformer"] = "mlp"
     inputs: Literal["auto", "global", "grid", "region"] = "auto"
-    prefix: int = 10
-    inner: int = 10
-    mapper_layers: int = 8
+    prefix: Count = 10
+    inner: Count = 10
+    mapper_layers: Count = 8
     mapper_heads: int = 8
-    hidden: int = 3072
+    hidden: Count = 3072
     normalise: bool = False
     sparse: Literal["none", "exact", "straight-through"] = "none"
     threshold: float = 0.5
@@ -64,7 +64,7 @@ class PrefixConfig:
     auxiliary_padding: bool = False
     dim: int = 768
     heads: int = 12
-    layers: int = 12
+    layers: Count = 12
     positions: int = 1024
     dropout: float = 0.1
     tune: bool = True

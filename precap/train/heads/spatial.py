@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precap.config import frozen
+from precap.config import Count, frozen
 from precap.errors import ConfigError
 from precap.train.contract import Memory, Words
 from precap.train.heads._annotated import (
@@ -41,10 +41,10 @@ class SpatialConfig:
     dim: int = 512
     heads: int = 8
     hidden: int = 2048
-    layers: int = 6
+    layers: Count = 6
     dropout: float = 0.1
     encoding: Literal["gxg", "g2", "box", "none"] = "gxg"
-    cells: int = 12
+    cells: Count = 12
     look: Literal["xlinear", "dot"] = "xlinear"
     squeezed: int = 256
     longest: int = 64

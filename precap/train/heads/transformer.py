@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from precap.config import frozen
+from precap.config import Count, frozen
 from precap.errors import ConfigError
 from precap.train.contract import Memory, State, Words
 from precap.train.layers import (
@@ -24,6 +24,7 @@ from precap.train.layers import (
     pack,
     seen,
 )
+from precap.train.settings import Natural
 
 ROLES = ("grid", "region", "global")
 
@@ -39,8 +40,8 @@ class TransformerConfig:
     dim: int = 512
     heads: int = 8
     hidden: int = 2048
-    encoder_layers: int = 3
-    decoder_layers: int = 3
+    encoder_layers: Natural = 3
+    decoder_layers: Count = 3
     dropout: float = 0.1
     attention_dropout: float = 0.0
     input_dropout: float = 0.1
