@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "hiercap": {**TRANSFORMER, "layers": 2, "cells": 64},
     "ort": {**TRANSFORMER, "layers": 2, "input_dropout": 0.1},
     "spatial": {**TRANSFORMER, "layers": 2, "squeezed": 64},
-    "updown": {"dim": 256, "words": 128, "attention": 128, "dropout": 0.3},
+    "updown": {"dim": 128, "words": 128, "attention": 64, "dropout": 0.1},
     "att2in": {"dim": 256, "words": 128, "attention": 128, "dropout": 0.3},
     "prefix": {
         "dim": 128, "heads": 4, "layers": 2, "mapper": "transformer", "inputs": "grid",
@@ -52,8 +52,11 @@ STORES = {
     **dict.fromkeys(("m2", "ort", "spatial", "updown", "att2in"), "region"),
 }
 #: A language model over pieces needs a vocabulary of them; there is no GPT-2 file to be had here.
+#: Two LSTMs on top of each other take many updates before the image and the last word reach the
+#: answer: they get smaller batches.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "prefix": {"text.vocabulary": "bpe", "text.size": 2500, "text.longest": 28}
+    "updown": {"batch_size": 8, "xe.optim.lr": 2e-3},
+    "prefix": {"text.vocabulary": "bpe", "text.size": 2500, "text.longest": 28},
 }
 
 

@@ -74,7 +74,6 @@ def train(
     """Train on cached features alone. Repeat the command after any interruption: it goes on."""
     from precap import config, pipeline
     from precap.commands import progress
-    from precap.train.distributed import launched
 
     given: dict[str, Any] = {
         "xe.epochs": xe_epochs,
@@ -107,5 +106,5 @@ def train(
             options=options,
             on_event=listen,
         )
-    if launched().first:  # torchrun starts this command many times, and it has one result
+    if result.rank == 0:
         typer.echo(json.dumps(result.as_json()) if as_json else str(result))

@@ -60,21 +60,14 @@ class Ranks:
         return self.collect(value)[0]
 
 
-def launched() -> Ranks:
-    """This process's place in torchrun's environment; alone without one."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "RANK" not in os.environ:
-        return Ranks()
-    return Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
-
-
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """The process group torchrun's environment describes, or one process alone."""
-    ranks = launched()
-    if ranks.world == 1:
-        yield ranks
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or "RANK" not in os.environ:
+        yield Ranks()
         return
+    ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
     cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(ranks.local)

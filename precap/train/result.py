@@ -28,6 +28,7 @@ class RunResult:
     """What a training came to. ``scores``: of the best checkpoint on the validation split.
 
     peak_memory: bytes, of the device on CUDA, else of this process. stopped: "done" or "patience".
+    rank: of the process that returns it; torchrun starts many, and the first one reports.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class RunResult:
     parameters: int
     peak_memory: int
     stopped: str
+    rank: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""

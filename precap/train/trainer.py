@@ -380,7 +380,8 @@ class Trainer:
         peak = allocator.peak()
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
-        numbers = self.parameters()
+        numbers, rank = self.parameters(), self.ranks.rank
         return RunResult(
-            self.out, at.best, at.best_step, at.step, minutes, at.scores, numbers, peak, at.stopped
-        )
+            self.out, at.best, at.best_step, at.step, minutes, at.scores, numbers, peak,
+            at.stopped, rank,
+        )  # fmt: skip
