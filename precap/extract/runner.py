@@ -19,7 +19,7 @@ from precap.extract.flow import Shard
 from precap.extract.jobs import Job, Order, device_here, forwards, leave, run_shard, work
 from precap.extract.progress import Listener, Progress
 from precap.extract.provenance import provenance
-from precap.extract.reading import reader
+from precap.extract.reading import once_more, reader
 from precap.extract.recipe import Recipe, build, store_name
 from precap.extract.report import Report, report
 from precap.signals import stoppable
@@ -73,7 +73,8 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
 ) -> Report:
     """Make the features of ``dataset_images`` with ``extractor`` in the store at ``out``.
 
-    Repeat the call after any interruption: only shards that are not committed are computed.
+    Repeat the call after any interruption: only shards that are not committed are computed, and
+    images whose row in ``parent`` was missing, and is there now.
     shard_size: images per shard; None = about 16 MiB of features. part: (i, n) computes every n-th
     shard. cluster: where else to compute ("local:4", "tcp://host:8786", "slurm"), with options; see
     executors.dask. Raises ConfigError, StoreError (``out`` was made by another configuration),
@@ -106,7 +107,8 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
         raise ConfigError(f"{len(dataset_images) - len(refs)} image ids appear more than once.")
     for ids, whole in arrangement(out, made, refs, size):
         plan.extend(out, ids, shard_size=whole)
-    plan.extend(out, [], shard_size=size, retry_failed=retry_failed)
+    again = once_more(made, recipe.setting, refs, retry_failed=retry_failed)
+    plan.extend(out, [], shard_size=size, again=again)
     pace = Pace(batch_size, workers, forwards(recipe.setting.device))
     if cluster:
         there = _elsewhere(recipe, device)
@@ -138,7 +140,8 @@ def dry_run(  # noqa: PLR0913 - as extract
         identity.check_same(out, identity.load(out), Identity(made.spec, format, compression))
     size = shard_size or default_shard_size(made, batch_size)
     refs = {ref.id: ref for ref in dataset_images}
-    shards = todo(out, made, refs, size, part, retry_failed=retry_failed)
+    again = once_more(made, recipe.setting, refs, retry_failed=retry_failed)
+    shards = todo(out, made, refs, size, part, again)
     return estimate(refs, out, made, recipe.setting, shards, Pace(batch_size, workers))
 
 

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from precap.cli import app
 from precap.extract import catalogue, runner
 from precap.extract.recipe import store_name
+from precap.store import plan, writer
 from precap.store.reader import open_store
-from precap.types import Field
+from precap.types import Field, Outcome
 from tests.command import Precap
 from tests.extract.conftest import write_photos
 from tests.extract.test_extractors import BOXES, regions
@@ -129,6 +130,25 @@ def test_geometry_of_a_region_store(dataset: Path, tmp_path: Path) -> None:
     ids = {image.rpartition("/")[2].partition(".")[0]: image for image in store.ids}
     assert store.read(ids["two"])["weights"].shape == (2, 144)
     assert {o.reason for o in store.absent.values()} == {"no-parent"}
+
+
+def test_geometry_takes_up_what_its_parent_got_later(tmp_path: Path, precap: Precap) -> None:
+    for ref, name in zip(write_photos(tmp_path / "photos", 4), [*BOXES, "failed"], strict=True):
+        ref.path.rename(ref.path.with_name(f"{name}.jpg"))
+    precap("data", "prepare", tmp_path / "photos", "--out", tmp_path / "data")
+    parent = regions(tmp_path / "regions")
+    command = ("extract", "geometry", "--data", tmp_path / "data", "--out", tmp_path)
+    for more in ((), ("--retry-failed",)):
+        assert "Repeat the command" in precap(*command, "--parent", parent, *more, code=3)
+    assert "0 to compute" in precap(*command, "--parent", parent, "--dry-run")
+    plan.extend(parent, [], again=plan.failed)
+    with writer.Writer(parent) as store:
+        store.commit(1, [Outcome("failed", "ok")], {"failed": BOXES["one"]})
+    assert "1 to compute" in precap(*command, "--parent", parent, "--dry-run")
+    said = precap(*command, "--parent", parent)
+    assert "4 ok, 0 skipped, 0 failed; 1 computed" in said
+    assert open_store(tmp_path / "geometry").read("failed")["weights"].shape == (1, 144)
+    assert "; 0 computed" in precap(*command, "--parent", parent)
 
 
 def test_the_catalogue_lists_every_extractor_with_its_fields() -> None:
