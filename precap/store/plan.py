@@ -277,7 +277,7 @@ def _absent(plan: Plan, path: Path, again: Again) -> list[str]:
             latest.update(dict.fromkeys(plan.lines(shard), False))
         if record and record.absent:
             lines = plan.lines(shard)
-            latest.update(
-                {lines[m]: again(lines[m].decode(), s, r) for m, s, r, _ in record.absent}
-            )
+            for member, status, reason, _ in record.absent:
+                line = lines[member]
+                latest[line] = again(line.decode(), status, reason)
     return [line.decode() for line, chosen in latest.items() if chosen]
