@@ -38,9 +38,19 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "the options") 
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        problems = "; ".join(map(_problem, error.errors()))
+        problems = "; ".join(map(_problem, _true(error.errors())))
         said = problems.removesuffix(".")
         raise ConfigError(f"{where}: {said}. Correct the value and repeat.") from error
+
+
+def _true(found: Sequence[Any]) -> list[Any]:
+    """Without "too short" of a sequence some members of which are wrong: they were not counted."""
+    return [
+        one
+        for one in found
+        if one["type"] != "too_short"
+        or not any(other["loc"][: len(one["loc"])] == one["loc"] != other["loc"] for other in found)
+    ]
 
 
 def _problem(found: Any) -> str:

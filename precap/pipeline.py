@@ -118,6 +118,7 @@ def extract_features(
     from precap.extract import runner
 
     chosen = _settings_of(names, settings)
+    shared = runner.shared(chosen, options)
     refs = dataset(data).images(split)[:images]
     share = _part(part) if isinstance(part, str) else part
     return [
@@ -128,7 +129,7 @@ def extract_features(
             settings=values,
             part=share,
             on_event=_named(name, on_event),
-            **options,
+            **shared[name],
         )
         for name, values in chosen.items()
     ]
@@ -154,13 +155,14 @@ def estimate_features(
     from precap.extract import runner
 
     chosen = _settings_of(names, settings)
+    shared = runner.shared(chosen, setting)
     refs = dataset(data).images(split)[:images]
     share = _part(part) if isinstance(part, str) else part
     return [
         runner.dry_run(
             refs,
             Path(out) / runner.store_name(name),
-            runner.make_recipe(name, values, **setting),
+            runner.make_recipe(name, values, **shared[name]),
             part=share,
             **(run or {}),
         )
@@ -316,20 +318,25 @@ def find_store(name: str, folder: Path) -> Path:
 def _settings_of(
     names: str | Sequence[str], settings: Sequence[str] | Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Extractor -> its options, all of them checked: "clip.size" is for clip, "size" for each."""
+    """Extractor -> its options, all of them checked.
+
+    "size" is for each; "clip.size" for clip if it is named, else for each of its variants;
+    "clip:ViT-L-14.size" for that one. What is said of fewer wins.
+    """
     from precap.extract import recipe
 
     chosen = names.split(",") if isinstance(names, str) else list(names)
     values = settings if isinstance(settings, Mapping) else config.parse_settings(settings)
-    kinds = {name.partition(":")[0] for name in chosen}
+    kinds = {name: name.partition(":")[0] for name in chosen}
+    said: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        whose, _, option = key.rpartition(".")
+        named = whose in {*kinds, *kinds.values()}
+        said.setdefault(whose if named else "", {})[option if named else key] = value
     found = {}
-    for name in chosen:
-        own, others = name.partition(":")[0], kinds - {name.partition(":")[0]}
-        found[name] = {
-            key.removeprefix(f"{own}."): value
-            for key, value in values.items()
-            if key.rpartition(".")[0] not in others
-        }
+    for name, kind in kinds.items():
+        wide = {} if kind in kinds else said.get(kind, {})
+        found[name] = {**said.get("", {}), **wide, **said.get(name, {})}
         recipe.configured(recipe.find(name)[0], name, found[name])
     return found
 

@@ -1,18 +1,22 @@
 """A variant is a file: find it by its file name in a package, or by ``module:Class`` anywhere."""
 
 import difflib
-import pkgutil
+import re
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from precap.errors import ConfigError
 
+#: A module without this line, such as a package's contract, is no plugin.
+_OFFER = re.compile(rb"^PLUGIN\b", re.MULTILINE)
+
 
 def names(package: ModuleType) -> list[str]:
     """All built-in plugin names, without importing any of them."""
-    found = pkgutil.iter_modules(package.__path__)
-    return sorted(module.name for module in found if module.name[0] != "_")
+    files = (file for folder in package.__path__ for file in Path(folder).glob("[!_]*.py"))
+    return sorted(file.stem for file in files if _OFFER.search(file.read_bytes()))
 
 
 def load(package: ModuleType, name: str) -> Any:
@@ -39,6 +43,8 @@ def guess(name: str, known: list[str]) -> str:
 def _foreign(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
+        if module[:1] in ("", "."):
+            raise ImportError(f"{module!r} is no module")
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(

@@ -12,6 +12,7 @@ import precap
 from precap import atomic, config, plugins
 from precap.errors import ConfigError, ResourceError
 from precap.extract import extractors
+from precap.store import backends
 from precap.types import FeatureSpec, Field
 
 
@@ -71,6 +72,7 @@ def test_settings_are_read_as_plain_values() -> None:
 
 def test_plugins_are_files_and_suggest() -> None:
     assert "clip" in plugins.names(extractors)
+    assert plugins.names(backends) == ["hdf5", "zarr"]
     with pytest.raises(ConfigError, match="Did you mean 'clip'"):
         plugins.load(extractors, "clpi")
     with pytest.raises(ConfigError, match="module:Class"):

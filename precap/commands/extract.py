@@ -37,7 +37,9 @@ def extract(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="extractor option, e.g. --set size=288; for one of several: clip.size=288"
+            "--set",
+            help="extractor option, e.g. --set size=288; for one of several: clip.size=288, "
+            "clip:RN50.size=288",
         ),
     ] = None,
     backend: Annotated[

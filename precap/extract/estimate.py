@@ -82,15 +82,13 @@ def todo(
     refs: Mapping[str, ImageRef],
     shard_size: int,
     part: tuple[int, int] | None,
-    *,
-    retry_failed: bool,
+    again: plan.Again,
 ) -> list[list[str]]:
     """The ids of every shard that a run over ``refs`` would plan, or find planned, and compute."""
     planned, done = plan.Plan(out), Ledger(out).records
     shards = [[] if n in done else planned.ids(n) for n in range(planned.shards)]
     new = arrangement(out, extractor, refs, shard_size)
-    if retry_failed:
-        new.append((plan.failed(out), shard_size))
+    new.append((plan.absent(out, again), shard_size))
     for ids, size in new:
         shards += [ids[start : start + size] for start in range(0, len(ids), size)]
     first, step = part or (1, 1)

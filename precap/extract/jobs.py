@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from precap.errors import Interrupted, LockedError
-from precap.extract import paths
+from precap.extract import devices, paths
 from precap.extract.contract import Extractor
 from precap.extract.executors.local import Pace
 from precap.extract.flow import Shard, computed
@@ -69,7 +69,7 @@ def work(order: Order, shard: int) -> ShardRecord | None:
     check()
     if order.run not in _writers:
         _writers[order.run] = Writer(order.store)
-    chosen = device_here(order.recipe.setting.device)
+    chosen = devices.here(order.recipe.setting.device)
     recipe = replace(order.recipe, setting=replace(order.recipe.setting, device=chosen))
     job = Job(order.store, shard, paths.read(order.images, shard), recipe, order.pace)
     return _committed(_writers[order.run], job, check)
@@ -82,15 +82,6 @@ def leave(run: str) -> None:
     if writer is not None:
         with _committing:
             writer.close()
-
-
-def device_here(name: str) -> str:
-    """``auto`` as what there is on this machine."""
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def forwards(device: str) -> int:

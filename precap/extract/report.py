@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from precap.extract.reading import NO_PARENT
+
 EXAMPLES = 5
 
 
@@ -44,6 +46,8 @@ class Report:
         ]
         lines += [f"  {count:,} x {reason}" for reason, count in sorted(self.reasons.items())]
         lines += [f"    {image}: {reason}: {why}" for image, reason, why in self.examples]
+        if f"skipped: {NO_PARENT}" in self.reasons:
+            lines.append("  Repeat the command when the parent has those: it computes them then.")
         return "\n".join(lines)
 
 

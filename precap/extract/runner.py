@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from precap.errors import ConfigError
-from precap.extract import paths
+from precap.extract import devices, paths
 from precap.extract.catalogue import field_bytes
 from precap.extract.contract import Extractor, Setting
 from precap.extract.estimate import Estimate, arrangement, estimate, todo
 from precap.extract.executors import local
 from precap.extract.executors.local import Pace
 from precap.extract.flow import Shard
-from precap.extract.jobs import Job, Order, device_here, forwards, leave, run_shard, work
+from precap.extract.jobs import Job, Order, forwards, leave, run_shard, work
 from precap.extract.progress import Listener, Progress
 from precap.extract.provenance import provenance
-from precap.extract.reading import reader
-from precap.extract.recipe import Recipe, build, store_name
+from precap.extract.reading import once_more, reader
+from precap.extract.recipe import Recipe, build, shared, store_name
 from precap.extract.report import Report, report
 from precap.signals import stoppable
 from precap.store import identity, plan, writer
@@ -39,13 +39,12 @@ __all__ = [
     "make_recipe",
     "report",
     "run_shard",
+    "shared",
     "store_name",
 ]
 
 #: Bytes of features that a shard of the default size holds, about.
 SHARD_BYTES = 16 * 2**20
-#: Storage of floating-point fields.
-STORED = ("float32", "float16", "int8")
 
 
 def extract(  # noqa: PLR0913 - the command line's options, by name
@@ -73,7 +72,8 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
 ) -> Report:
     """Make the features of ``dataset_images`` with ``extractor`` in the store at ``out``.
 
-    Repeat the call after any interruption: only shards that are not committed are computed.
+    Repeat the call after any interruption: only shards that are not committed are computed, and
+    images whose row in ``parent`` was missing, and is there now.
     shard_size: images per shard; None = about 16 MiB of features. part: (i, n) computes every n-th
     shard. cluster: where else to compute ("local:4", "tcp://host:8786", "slurm"), with options; see
     executors.dask. Raises ConfigError, StoreError (``out`` was made by another configuration),
@@ -82,6 +82,7 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
     from precap.allocator import retain
 
     retain()
+    devices.check(device)
     recipe = make_recipe(
         extractor,
         settings,
@@ -92,7 +93,7 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
         views=views,
         parent=parent,
     )
-    made = recipe.build()
+    made = recipe.build(strict=True)
     writer.create(
         out,
         made.spec,
@@ -106,7 +107,8 @@ def extract(  # noqa: PLR0913 - the command line's options, by name
         raise ConfigError(f"{len(dataset_images) - len(refs)} image ids appear more than once.")
     for ids, whole in arrangement(out, made, refs, size):
         plan.extend(out, ids, shard_size=whole)
-    plan.extend(out, [], shard_size=size, retry_failed=retry_failed)
+    again = once_more(made, recipe.setting, refs, retry_failed=retry_failed)
+    plan.extend(out, [], shard_size=size, again=again)
     pace = Pace(batch_size, workers, forwards(recipe.setting.device))
     if cluster:
         there = _elsewhere(recipe, device)
@@ -133,12 +135,13 @@ def dry_run(  # noqa: PLR0913 - as extract
 
     Raises StoreError when ``out`` was made by another configuration, as ``extract`` does.
     """
-    made = recipe.build()
+    made = recipe.build(strict=True)
     if (out / "store.json").exists():
         identity.check_same(out, identity.load(out), Identity(made.spec, format, compression))
     size = shard_size or default_shard_size(made, batch_size)
     refs = {ref.id: ref for ref in dataset_images}
-    shards = todo(out, made, refs, size, part, retry_failed=retry_failed)
+    again = once_more(made, recipe.setting, refs, retry_failed=retry_failed)
+    shards = todo(out, made, refs, size, part, again)
     return estimate(refs, out, made, recipe.setting, shards, Pace(batch_size, workers))
 
 
@@ -146,11 +149,11 @@ def make_recipe(
     extractor: str, settings: Mapping[str, Any] | None = None, **setting: Any
 ) -> Recipe:
     """A recipe with the device chosen and files named by their whole paths."""
+    from precap.extract import weights
+
     chosen = Setting(**setting)
-    if chosen.storage not in STORED:
-        known = ", ".join(STORED)
-        raise ConfigError(f"Features cannot be stored as {chosen.storage!r}. Use one of {known}.")
-    whole = replace(chosen, weights=_whole(chosen.weights), device=device_here(chosen.device))
+    weights.check(chosen.weights)
+    whole = replace(chosen, weights=_whole(chosen.weights), device=devices.here(chosen.device))
     return Recipe(extractor, settings or {}, whole)
 
 

@@ -70,15 +70,14 @@ def folder() -> Path:
 
 def find(wanted: str, source: Source) -> Weights:
     """What "auto", "random:SEED" or a path means for ``source``; ConfigError when there is none."""
+    check(wanted)
     kind, _, seed = wanted.partition(":")
     if kind == "random":
         return Weights(f"random:{_seed(seed)}", seed=_seed(seed))
     if wanted != "auto":
         path = Path(wanted).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"There is no weights file {path}. Give --weights FILE, auto or random:SEED."
-            )
+        if path.is_dir():
+            raise ConfigError(f"--weights {path} is a folder. Name the file in it.")
         return Weights(sha256(path), path)
     known = (
         _own(source)
@@ -88,6 +87,17 @@ def find(wanted: str, source: Source) -> Weights:
     if known is None:
         raise ConfigError(_missing(source))
     return Weights(sha256(known), known)
+
+
+def check(wanted: str) -> None:
+    """ConfigError for what no extractor can use: a seed that is no number, a path to nothing."""
+    kind, _, seed = wanted.partition(":")
+    if kind == "random":
+        _seed(seed)
+    elif wanted != "auto" and not Path(wanted).expanduser().exists():
+        raise ConfigError(
+            f"There is no weights file {wanted}. Give --weights FILE, auto or random:SEED."
+        )
 
 
 def sha256(path: Path) -> str:

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 from precap.atomic import explained
 from precap.errors import DataError, StoreError
 from precap.store import files, sealed
+from precap.types import Status
 
 if TYPE_CHECKING:
     from precap.store.ledger import ShardRecord
 
 SHARD_SIZE = 512
+
+#: Whether an image without features is to be planned again, by its id, status and reason.
+Again = Callable[[str, Status, str], bool]
 
 
 @dataclass(frozen=True)
@@ -216,11 +220,11 @@ def unplanned(path: Path, ids: Sequence[str]) -> list[str]:
 
 
 def extend(
-    path: Path, ids: Sequence[str], *, shard_size: int = SHARD_SIZE, retry_failed: bool = False
+    path: Path, ids: Sequence[str], *, shard_size: int = SHARD_SIZE, again: Again | None = None
 ) -> int:
     """Plan every id that is not planned yet, as a new generation; how many these are.
 
-    With ``retry_failed``, ids whose latest outcome is failed are planned again, too. Several
+    Ids whose latest outcome is one that ``again`` chooses are planned again, too. Several
     processes may call this at once: each generation is created by exactly one of them.
     """
     from precap.store.ledger import Ledger
@@ -229,8 +233,8 @@ def extend(
     check_ids(ids)
     Plan(path).check(Ledger(path).records)
     added = _freeze(path, shard_size, "new", lambda plan: _unplanned(plan, ids))
-    if retry_failed:
-        added += _freeze(path, shard_size, "retry", lambda plan: _failed(plan, path))
+    if again is not None:
+        added += _freeze(path, shard_size, "retry", lambda plan: _absent(plan, path, again))
     return added
 
 
@@ -250,13 +254,18 @@ def _unplanned(plan: Plan, ids: Sequence[str]) -> list[str]:
     return Table.of_plan(plan).missing(unique) if plan.shards else unique
 
 
-def failed(path: Path) -> list[str]:
-    """The ids that ``extend`` with ``retry_failed`` would plan again."""
-    return _failed(Plan(path), path)
+def failed(image: str, status: Status, reason: str) -> bool:
+    """``again`` for ``extend``: whatever failed."""
+    return status == "failed"
 
 
-def _failed(plan: Plan, path: Path) -> list[str]:
-    """Ids whose latest outcome is failed and that no later, unfinished shard holds."""
+def absent(path: Path, again: Again) -> list[str]:
+    """The ids that ``extend`` with ``again`` would plan again."""
+    return _absent(Plan(path), path, again)
+
+
+def _absent(plan: Plan, path: Path, again: Again) -> list[str]:
+    """Ids whose latest outcome ``again`` chooses and that no later, unfinished shard holds."""
     from precap.store.ledger import Ledger
 
     ledger = Ledger(path)
@@ -266,7 +275,9 @@ def _failed(plan: Plan, path: Path) -> list[str]:
         record = ledger.records.get(shard)
         if retry:
             latest.update(dict.fromkeys(plan.lines(shard), False))
-        if record and any(status == "failed" for _, status, _, _ in record.absent):
+        if record and record.absent:
             lines = plan.lines(shard)
-            latest.update({lines[m]: s == "failed" for m, s, _, _ in record.absent})
-    return [line.decode() for line, failed in latest.items() if failed]
+            for member, status, reason, _ in record.absent:
+                line = lines[member]
+                latest[line] = again(line.decode(), status, reason)
+    return [line.decode() for line, chosen in latest.items() if chosen]

@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 from precap.cli import app
 from precap.extract import catalogue, runner
 from precap.extract.recipe import store_name
+from precap.store import plan, writer
 from precap.store.reader import open_store
-from precap.types import Field
+from precap.types import Field, Outcome
 from tests.command import Precap
+from tests.extract import edges
 from tests.extract.conftest import write_photos
 from tests.extract.test_extractors import BOXES, regions
 
@@ -100,6 +102,83 @@ def test_one_wrong_name_or_option_stops_before_the_first_is_computed(
     assert "no option 'boxes'" in said
 
 
+GRID = "grid:mobilenetv2_035"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((GRID, "--device", "gpu"), "'gpu' is no device. Use auto, cpu, cuda or cuda:1."),
+        ((GRID, "--device", "gpu", "--cluster", "local:1"), "'gpu' is no device"),
+        ((GRID, "--device", "gpu", "--dry-run"), "'gpu' is no device"),
+        ((GRID, "--format", "contract"), "no backend 'contract'. Available: hdf5, zarr."),
+        ((GRID, "--parent", "."), "grid:mobilenetv2_035 reads no other store"),
+        ((GRID, "--parent", ".", "--dry-run"), "reads no other store"),
+        ((GRID, "--weights", "."), "is a folder. Name the file in it"),
+        ((edges.NAME, "--device", "gpu"), "'gpu' is no device"),
+        ((edges.NAME, "--compute", "fp8"), "no compute precision 'fp8'. Use one of fp32, bf16"),
+        ((edges.NAME, "--dtype", "float8"), "cannot be stored as 'float8'"),
+        ((edges.NAME, "--weights", "gone.pt"), "no weights file gone.pt"),
+        ((edges.NAME, "--weights", "random:x"), "whole number"),
+        ((edges.NAME, "--parent", "."), "reads no other store"),
+        (
+            ("mylab.edges:EdgesConfig",),
+            "no extractor: it lacks Config, reads, prepare, extract.",
+        ),
+        (("os:path",), "os:path is no extractor: it lacks Config, reads"),
+        ((":Edges",), "module:Class"),
+        (("clip", "--set", "outputs=[tokns]"), "(got 'tokns'). Correct"),
+    ],
+)
+def test_options_that_nothing_can_use_are_refused(
+    words: tuple[str, ...],
+    said: str,
+    dataset: Path,
+    tmp_path: Path,
+    precap: Precap,
+    edges_extractor: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = () if "--weights" in words else ("--weights", "random:0")
+    found = precap.refused("extract", *words, *options, "--data", dataset, "--out", "out", code=2)
+    assert said in found
+    assert "at least 1 item" not in found
+    assert not Path("out").exists()
+
+
+def test_an_option_for_some_of_several_is_refused_only_where_it_is_for_none(
+    dataset: Path, tmp_path: Path, precap: Precap, edges_extractor: str
+) -> None:
+    parent = regions(tmp_path / "regions")
+    where = ("--data", dataset, "--out", tmp_path / "out", "--parent", parent)
+    said = precap.refused("extract", "geometry", *where, "--views", "2", code=2)
+    assert "geometry keeps its parent's number of views, 1" in said
+    names = f"{edges_extractor},geometry"
+    precap("extract", names, *where, "--views", "2", code=3)
+    made = open_store(tmp_path / "out" / store_name(edges_extractor))
+    assert made.spec.views == 2
+    assert (made.identity.provenance or {})["recipe"]["setting"]["parent"] is None
+
+
+def test_an_option_reaches_one_variant_by_its_whole_name(
+    dataset: Path, tmp_path: Path, precap: Precap, edges_extractor: str
+) -> None:
+    where = ("--data", dataset, "--out", tmp_path / "out", "--weights", "random:0", "--dry-run")
+    both = f"{GRID},grid:mobilenetv2_050,{edges_extractor}"
+    own = ("--set", f"{GRID}.cells=2", "--set", "grid.cells=3", "--set", "cells=4")
+    found = precap("extract", both, *where, *own, "--json")
+    size = {Path(one["store"]).name: one["bytes"] for one in map(json.loads, found.splitlines())}
+    assert size == {
+        store_name(GRID): 4 * 2 * 1280 * (2 * 2 + 1),
+        "grid-mobilenetv2_050": 4 * 2 * 1280 * (3 * 3 + 1),
+        store_name(edges_extractor): 4 * 2 * 2 * 4 * 4,
+    }
+    last = ("--set", f"{edges_extractor}.cells=5", "--json")
+    found = precap("extract", edges_extractor, *where, *last)
+    assert json.loads(found)["bytes"] == 4 * 2 * 2 * 5 * 5
+
+
 def test_every_output_of_geometry(tmp_path: Path) -> None:
     for ref, name in zip(write_photos(tmp_path / "photos", 3), BOXES, strict=True):
         ref.path.rename(ref.path.with_name(f"{name}.jpg"))
@@ -129,6 +208,25 @@ def test_geometry_of_a_region_store(dataset: Path, tmp_path: Path) -> None:
     ids = {image.rpartition("/")[2].partition(".")[0]: image for image in store.ids}
     assert store.read(ids["two"])["weights"].shape == (2, 144)
     assert {o.reason for o in store.absent.values()} == {"no-parent"}
+
+
+def test_geometry_takes_up_what_its_parent_got_later(tmp_path: Path, precap: Precap) -> None:
+    for ref, name in zip(write_photos(tmp_path / "photos", 4), [*BOXES, "failed"], strict=True):
+        ref.path.rename(ref.path.with_name(f"{name}.jpg"))
+    precap("data", "prepare", tmp_path / "photos", "--out", tmp_path / "data")
+    parent = regions(tmp_path / "regions")
+    command = ("extract", "geometry", "--data", tmp_path / "data", "--out", tmp_path)
+    for more in ((), ("--retry-failed",)):
+        assert "Repeat the command" in precap(*command, "--parent", parent, *more, code=3)
+    assert "0 to compute" in precap(*command, "--parent", parent, "--dry-run")
+    plan.extend(parent, [], again=plan.failed)
+    with writer.Writer(parent) as store:
+        store.commit(1, [Outcome("failed", "ok")], {"failed": BOXES["one"]})
+    assert "1 to compute" in precap(*command, "--parent", parent, "--dry-run")
+    said = precap(*command, "--parent", parent)
+    assert "4 ok, 0 skipped, 0 failed; 1 computed" in said
+    assert open_store(tmp_path / "geometry").read("failed")["weights"].shape == (1, 144)
+    assert "; 0 computed" in precap(*command, "--parent", parent)
 
 
 def test_the_catalogue_lists_every_extractor_with_its_fields() -> None:

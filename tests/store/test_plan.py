@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from precap.errors import DataError, StoreError
+from precap.store import plan
 from precap.store.plan import Plan, extend
 from precap.store.writer import Writer, create
 from precap.types import Outcome
@@ -66,8 +67,8 @@ def test_failed_ids_are_tried_again_in_a_supplement(path: Path) -> None:
     failed = [image for image in ids if toy.outcome(image).status == "failed"]
     assert len(failed) > 1
     assert extend(path, ids) == 0
-    assert extend(path, ids, shard_size=99, retry_failed=True) == len(failed)
-    assert extend(path, ids, retry_failed=True) == 0, "they are planned and not done yet"
+    assert extend(path, ids, shard_size=99, again=plan.failed) == len(failed)
+    assert extend(path, ids, again=plan.failed) == 0, "they are planned and not done yet"
     with Writer(path) as writer:
         (shard,) = writer.remaining()
         assert writer.ids(shard) == failed
@@ -79,7 +80,7 @@ def test_failed_ids_are_tried_again_in_a_supplement(path: Path) -> None:
     store = open_store(path)
     assert store.outcome(first) == Outcome(first, "ok")
     assert store.statuses()["failed"] == ({"still": len(others)} if others else {})
-    assert extend(path, ids, retry_failed=True) == len(others)
+    assert extend(path, ids, again=plan.failed) == len(others)
 
 
 def test_a_shard_beyond_the_plan_is_refused(path: Path) -> None:

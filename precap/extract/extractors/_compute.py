@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from precap.errors import ConfigError
+from precap.extract import devices
 from precap.extract.contract import Setting
 from precap.extract.images import DECODE
 from precap.types import Features, FeatureSpec, Field
@@ -20,20 +20,12 @@ _HANDED = {"float32": torch.float32, "float16": torch.float16, "int8": torch.flo
 
 def device(setting: Setting) -> str:
     """The torch device that ``setting`` names; ConfigError when this machine has none such."""
-    name = setting.device
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: this machine has no CUDA device. Use cpu or auto.")
-    return name
+    return devices.here(setting.device)
 
 
 @contextmanager
 def forwarding(setting: Setting, where: str) -> Iterator[None]:
     """No gradients, the compute precision of ``setting``, and fp32 that means fp32 on a GPU too."""
-    if setting.compute not in _COMPUTE:
-        known = ", ".join(_COMPUTE)
-        raise ConfigError(f"There is no compute precision {setting.compute!r}. Use one of {known}.")
     dtype = _COMPUTE[setting.compute]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
