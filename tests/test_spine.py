@@ -163,6 +163,22 @@ def test_an_ensemble_of_one_run_twice_says_what_the_run_says(
     assert precap("caption", run, picture) == precap("caption", f"{run},{twin}", picture)
 
 
+def test_an_ensemble_leaves_the_results_of_its_first_run(
+    precap: Precap, run: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    one, two = (Path(shutil.copytree(run, tmp_path / name)) for name in ("one", "two"))
+    precap("evaluate", one, "--metrics", "bleu")
+    names = ("predictions-test.jsonl", "scores-test.json", "report-test.html")
+    before = {name: (one / name).read_bytes() for name in names}
+    out = precap("evaluate", one, two, "--ensemble", "--metrics", "bleu", "--json")
+    made = [Path(path).name for path in json.loads(out)["files"]]
+    assert made == [name.replace("test", "test-ensemble") for name in names]
+    assert {name: (one / name).read_bytes() for name in names} == before
+    assert set(json.loads((one / "scores-test-ensemble.json").read_text())) == {"ensemble"}
+
+
 def test_heat_maps_are_drawn(precap: Precap, run: Path, scenes: Path, tmp_path: Path) -> None:
     picture = next((scenes / "images").glob("*.jpg"))
     precap("caption", run, picture, "--heatmap", tmp_path / "maps")
