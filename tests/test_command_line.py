@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from precap import cli
+from precap.store.datasets.dataset import Item, write
 from tests.command import Precap
 from tests.store import toy
 
@@ -99,3 +100,58 @@ def test_help_and_exit_codes_of_commands_stay(precap: Precap, tmp_path: Path) ->
     assert "Exit codes:" in precap.refused(code=2)  # without arguments
     assert "Give both" in precap.refused("evaluate", "--predictions", tmp_path, code=2)
     assert cli.INTERRUPTED == 130
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset ``data`` and a store ``features/toy``; no run, and a file that is none of them."""
+    folder = tmp_path_factory.mktemp("place")
+    toy.build(folder / "features" / "toy", 4)
+    write(folder / "data", [Item("1", "1.jpg", "train", ["a"])], HEADER)
+    (folder / "file").write_text("")
+    (folder / "empty").mkdir()
+    return folder
+
+
+HEADER = {"name": "x", "format": "list", "image_root": "images"}
+#: The word NOT stands for what was named and is not there.
+NAMED = {
+    "status": ["extract", "status", "NOT"],
+    "parent": ["extract", "geometry", "--parent", "NOT"],
+    "data": ["extract", "clip", "--data", "NOT"],
+    "estimated": ["extract", "clip", "--data", "NOT", "--dry-run"],
+    "labels": ["data", "labels", "export", "--data", "NOT"],
+    "ids": ["store", "import", "features", "--out", "new", "--ids", "NOT"],
+    "evaluated": ["evaluate", "NOT"],
+    "captioned": ["caption", "NOT", "file"],
+    "begun": ["train", "--features", "toy", "--init-run", "NOT"],
+    "stores": ["train", "--features", "clip", "--stores", "NOT"],
+    "store": ["store", "info", "NOT"],
+}
+
+
+@pytest.mark.parametrize("given", ["nothing", "file", "empty"])
+@pytest.mark.parametrize("command", list(NAMED))
+def test_what_is_not_there_is_a_mistake_of_use(
+    precap: Precap, monkeypatch: pytest.MonkeyPatch, place: Path, command: str, given: str
+) -> None:
+    monkeypatch.chdir(place)
+    said = precap.refused(*(given if word == "NOT" else word for word in NAMED[command]), code=2)
+    assert given in said
+
+
+def test_what_is_there_but_damaged_is_another_code(
+    precap: Precap, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = toy.build(tmp_path / "toy", 4)
+    (store / "store.json").unlink()
+    assert "lost its store.json" in precap.refused("extract", "status", "toy", code=4)
+    write(tmp_path / "data", [Item("1", "1.jpg", "train", ["a"])], HEADER)
+    (tmp_path / "data" / "dataset.json").unlink()
+    precap.refused("extract", "clip", code=4)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.safetensors").write_bytes(b"")
+    precap.refused("evaluate", "run", code=4)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    precap.refused("evaluate", "run", code=4)

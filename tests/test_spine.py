@@ -246,7 +246,7 @@ def refusals(
     train = ["train", "--data", scenes, "--stores", features, "--out", tmp / "r"]
     extract = ["extract", "grid:resnet18", "--data", scenes, "--out", tmp / "f"]
     return {
-        "no dataset": (["extract", "clip", "--data", tmp / "no"], 4, "data prepare"),
+        "no dataset": (["extract", "clip", "--data", tmp / "no"], 2, "data prepare"),
         "no weights": ([*extract, "--weights", tmp / "w.pt"], 2, "w.pt"),
         "unknown extractor": (["extract", "clpi", "--data", scenes], 2, "Did you mean 'clip'"),
         "unknown setting": ([*extract, "--weights", "random:0", "--set", "sise=3"], 2, "'size'"),
@@ -254,7 +254,8 @@ def refusals(
         "unknown head": ([*train, "--features", "grid", "--head", "hni"], 2, "Did you mean 'hin'"),
         "unknown store": ([*train, "--features", "vinvl"], 2, "grid-resnet18"),
         "missing role": ([*train, "--features", "grid", "--head", "hin"], 2, "region"),
-        "no run": (["evaluate", tmp / "nothing"], 4, "no run folder"),
+        "no run": (["evaluate", tmp / "nothing"], 2, "no run folder"),
+        "no store to begin with": ([*train[:5], tmp / "no", "--features", "x"], 2, "Make one"),
         "no file": (["evaluate", "--predictions", tmp / "p", "--references", tmp / "q"], 2, "no f"),
         "half a pair": (["evaluate", "--predictions", tmp / "p"], 2, "--references"),
         "no store": (["store", "info", tmp], 2, "store"),
