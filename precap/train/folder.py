@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from precap.errors import ConfigError, DataError, LockedError
+from precap.errors import ConfigError, LockedError
 from precap.store.leases import identity
 from precap.train import changes, vocab
 from precap.train.distributed import Ranks
