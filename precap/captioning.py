@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precap.errors import ConfigError, DataError, ImageError
+from precap.errors import ConfigError, ImageError
 from precap.scoring import looks, remembered
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _pictures(given: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and is_image(p.name))
             if not inside:
-                raise DataError(f"There are no pictures in {path}.")
+                raise ConfigError(f"There are no pictures in {path}.")
             found += inside
         else:
             found.append(path)

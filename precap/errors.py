@@ -3,7 +3,8 @@
 The command line prints the message without a traceback and leaves with the class's exit code:
 0 done, 1 unexpected error, 2 usage or configuration, 3 done but some images have no features,
 4 damaged or mismatched data, 5 locked by another writer, 6 system resource missing or exhausted,
-75 asked to stop by a signal with work left (a batch system may requeue), 130 interrupted.
+75 asked to stop by a signal with work left (a batch system may requeue), 130 interrupted, 141
+stdout or stderr was a pipe that nobody reads any more.
 """
 
 DONE_WITH_LOSSES = 3

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precap import config
-from precap.errors import ConfigError, StoreError
+from precap.errors import ConfigError
 from precap.plugins import guess
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def find_store(name: str, folder: Path) -> Path:
     if found:
         raise ConfigError(f"{name!r} could be {', '.join(found)} in {folder}: say which.")
     if not known:
-        raise StoreError(
+        raise ConfigError(
             f"There is no feature store in {folder}. Make one: precap extract {name} --out {folder}"
         )
     store, _, field = name.rpartition(":")

@@ -185,10 +185,13 @@ def _named(runs: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _tag(name: str, choice: Choice, decoders: Mapping[str, Any]) -> str:
-    parts = [choice.split]
-    if choice.ensemble or (choice.out and len(decoders) > 1):
-        parts.append(name)
-    return "-".join(parts)
+    several = choice.out and len(decoders) > 1  # predictions of many runs in one folder
+    return f"{choice.split}-{name}" if several else _results(choice)
+
+
+def _results(choice: Choice) -> str:
+    """Which results these are, in file names: an ensemble's lie beside those of its first run."""
+    return f"{choice.split}-ensemble" if choice.ensemble else choice.split
 
 
 def _dataset(run: Path, choice: Choice) -> "Dataset":
@@ -351,12 +354,12 @@ def _finished(
             raise ConfigError("--compare needs two runs: precap evaluate runs/a runs/b --compare")
         for a, b in combinations(pages, 2):
             differences[f"{a.name} vs {b.name}"] = compare(a.scores, b.scores)
-    target = out / f"scores-{choice.split}.json"
+    target = out / f"scores-{_results(choice)}.json"
     values = {name: found.as_json() for name, found in scores.items()}
     atomic.write_text(target, json.dumps(values, indent=1))
     written.append(target)
     if choice.report:
-        page = out / f"report-{choice.split}.html"
+        page = out / f"report-{_results(choice)}.html"
         images = {ref.id: ref.path for ref in data.images(choice.split)}
         training = [text for texts in _training(data).values() for text in texts]
         title = f"{data.name} · {choice.split}"

@@ -163,6 +163,22 @@ def test_an_ensemble_of_one_run_twice_says_what_the_run_says(
     assert precap("caption", run, picture) == precap("caption", f"{run},{twin}", picture)
 
 
+def test_an_ensemble_leaves_the_results_of_its_first_run(
+    precap: Precap, run: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    one, two = (Path(shutil.copytree(run, tmp_path / name)) for name in ("one", "two"))
+    precap("evaluate", one, "--metrics", "bleu")
+    names = ("predictions-test.jsonl", "scores-test.json", "report-test.html")
+    before = {name: (one / name).read_bytes() for name in names}
+    out = precap("evaluate", one, two, "--ensemble", "--metrics", "bleu", "--json")
+    made = [Path(path).name for path in json.loads(out)["files"]]
+    assert made == [name.replace("test", "test-ensemble") for name in names]
+    assert {name: (one / name).read_bytes() for name in names} == before
+    assert set(json.loads((one / "scores-test-ensemble.json").read_text())) == {"ensemble"}
+
+
 def test_heat_maps_are_drawn(precap: Precap, run: Path, scenes: Path, tmp_path: Path) -> None:
     picture = next((scenes / "images").glob("*.jpg"))
     precap("caption", run, picture, "--heatmap", tmp_path / "maps")
@@ -230,7 +246,7 @@ def refusals(
     train = ["train", "--data", scenes, "--stores", features, "--out", tmp / "r"]
     extract = ["extract", "grid:resnet18", "--data", scenes, "--out", tmp / "f"]
     return {
-        "no dataset": (["extract", "clip", "--data", tmp / "no"], 4, "data prepare"),
+        "no dataset": (["extract", "clip", "--data", tmp / "no"], 2, "data prepare"),
         "no weights": ([*extract, "--weights", tmp / "w.pt"], 2, "w.pt"),
         "unknown extractor": (["extract", "clpi", "--data", scenes], 2, "Did you mean 'clip'"),
         "unknown setting": ([*extract, "--weights", "random:0", "--set", "sise=3"], 2, "'size'"),
@@ -238,7 +254,8 @@ def refusals(
         "unknown head": ([*train, "--features", "grid", "--head", "hni"], 2, "Did you mean 'hin'"),
         "unknown store": ([*train, "--features", "vinvl"], 2, "grid-resnet18"),
         "missing role": ([*train, "--features", "grid", "--head", "hin"], 2, "region"),
-        "no run": (["evaluate", tmp / "nothing"], 4, "no run folder"),
+        "no run": (["evaluate", tmp / "nothing"], 2, "no run folder"),
+        "no store to begin with": ([*train[:5], tmp / "no", "--features", "x"], 2, "Make one"),
         "no file": (["evaluate", "--predictions", tmp / "p", "--references", tmp / "q"], 2, "no f"),
         "half a pair": (["evaluate", "--predictions", tmp / "p"], 2, "--references"),
         "no store": (["store", "info", tmp], 2, "store"),

@@ -25,13 +25,14 @@ class Identity:
 
 
 def load(path: Path) -> Identity:
-    """The identity of the store at ``path``; StoreError when there is none or it is damaged."""
+    """The identity of the store at ``path``; ConfigError for none, StoreError for a damaged one."""
     file = path / "store.json"
     try:
         with explained(file, "read"):
             values = sealed.unseal(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(f"There is no feature store at {path} (no store.json).") from error
+        existing(path)
+        raise StoreError(f"{path} has lost its store.json. Restore it from a copy.") from error
     except ValueError as error:
         raise StoreError(f"{file} is damaged ({error}). Restore it from a copy.") from error
     if values["version"] != VERSION:

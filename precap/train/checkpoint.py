@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from precap import atomic
-from precap.errors import DataError
+from precap.errors import ConfigError, DataError
 from precap.train.optim import Average
 
 Tensors = dict[str, Tensor]
@@ -99,7 +99,7 @@ def load(path: Path, prefixes: tuple[str, ...] = ()) -> tuple[Tensors, dict[str,
             tensors = {name: file.get_tensor(name) for name in names}
             facts = json.loads((file.metadata() or {})["precap"])
     except FileNotFoundError as error:
-        raise DataError(
+        raise ConfigError(
             f"There is no checkpoint {path}. Train first, or check the path."
         ) from error
     except (SafetensorError, KeyError, ValueError) as error:

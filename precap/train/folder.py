@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from precap.errors import ConfigError, DataError, LockedError
+from precap.errors import ConfigError, LockedError
 from precap.store.leases import identity
 from precap.train import changes, vocab
 from precap.train.distributed import Ranks
@@ -94,7 +94,7 @@ def source(out: Path, wanted: str, ranks: Ranks) -> Path | None:
         return None
     if wanted not in there:
         other = f", only {there[0]}: --resume {there[0]} goes on from it" if there else ""
-        raise DataError(
+        raise ConfigError(
             f"There is no {wanted} checkpoint in {out}{other}. To begin anew: --resume none."
         )
     return out / f"{wanted}.safetensors"

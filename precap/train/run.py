@@ -63,15 +63,16 @@ class Recipe:
 
     @staticmethod
     def read(path: Path) -> "Recipe":
-        """What ``write`` wrote; DataError when ``path`` is no run folder's run.json."""
+        """What ``write`` wrote; ConfigError outside a run folder, DataError for a damaged file."""
         try:
             values = json.loads(path.read_text("utf-8"))
             config = make(values["config"], str(path))
             kind = plugins.load(heads, config.head).Config
             sources = {role: _source(s) for role, s in values["features"].items()}
             return Recipe(config, build(kind, values["head_config"], str(path)), sources)
-        except FileNotFoundError as error:
-            raise DataError(
+        except (FileNotFoundError, NotADirectoryError) as error:
+            lost = any(path.parent.glob("*.safetensors"))
+            raise (DataError if lost else ConfigError)(
                 f"{path.parent} is no run folder (no run.json). Give the --out of a training."
             ) from error
         except (KeyError, ValueError, TypeError) as error:

@@ -51,7 +51,7 @@ def test_another_configuration_is_refused_field_by_field(path: Path) -> None:
 
 
 def test_a_folder_without_a_store_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no feature store"):
+    with pytest.raises(ConfigError, match="no feature store"):
         open_store(tmp_path)
 
 

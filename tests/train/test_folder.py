@@ -134,13 +134,13 @@ def test_changes_are_refused_by_name_or_taken_over(tmp_path: Path) -> None:
 
 
 def test_resuming_from_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no best checkpoint"):
+    with pytest.raises(ConfigError, match="no best checkpoint"):
         toy.fit(tmp_path / "new", {"resume": "best"})
     assert not (tmp_path / "new").exists()
     with pytest.raises(KeyboardInterrupt):
         toy.fit(tmp_path / "run", on_event=toy.Stop(2))
     before = (tmp_path / "run" / "last.safetensors").read_bytes()
-    with pytest.raises(DataError, match="--resume last goes on"):
+    with pytest.raises(ConfigError, match="--resume last goes on"):
         toy.fit(tmp_path / "run", {"resume": "best"})
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
 

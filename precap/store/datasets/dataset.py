@@ -76,7 +76,7 @@ class Dataset:
 
 
 def load(path: Path | str) -> Dataset:
-    """Open the dataset folder ``path``; DataError when it is not a complete, well-formed one."""
+    """Open the dataset folder ``path``; ConfigError for none, DataError for a damaged one."""
     path = Path(path).absolute()
     header = _read_header(path)
     with _no_collection():
@@ -126,8 +126,9 @@ def _read_header(path: Path) -> dict[str, Any]:
     file = path / HEADER
     try:
         header = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(
+    except (FileNotFoundError, NotADirectoryError) as error:
+        begun = (path / LINES).exists()  # the header is written last
+        raise (DataError if begun else ConfigError)(
             f"{path} is not a prepared dataset: there is no {HEADER}. "
             f"Make one with `precap data prepare SOURCE --out {path}`."
         ) from error

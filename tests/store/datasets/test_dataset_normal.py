@@ -156,8 +156,10 @@ def test_a_damaged_header_is_refused(tmp_path: Path, header: str) -> None:
 
 
 def test_what_is_no_dataset_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="precap data prepare SOURCE --out"):
-        load(tmp_path)
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "nothing", tmp_path / "file"):
+        with pytest.raises(ConfigError, match="precap data prepare SOURCE --out"):
+            load(path)
     dump(tmp_path / "dataset.json", {"name": "x", "image_root": "i", "images": 2})
     with pytest.raises(DataError, match="images.jsonl is missing"):
         load(tmp_path)
