@@ -147,9 +147,9 @@ def _pipeline(name: str, settings: dict[str, Any], paths: Sequence[Path], out: P
     built: list[float] = []
     real = Recipe.build
 
-    def timed(self: Recipe) -> Any:
+    def timed(self: Recipe, **options: Any) -> Any:
         begun = time.process_time()
-        made = real(self)
+        made = real(self, **options)
         built.append(time.process_time() - begun)
         return made
 
