@@ -28,7 +28,7 @@ class Commands(TyperGroup):
         with _leaving():
             return super().make_context(*args, **kwargs)
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         with _leaving():
             return super().invoke(ctx)
