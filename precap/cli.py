@@ -70,7 +70,7 @@ def main() -> None:
         else:
             error.show()
         raise SystemExit(error.exit_code) from None
-    raise SystemExit(code)
+    raise SystemExit(code or 0)  # a command that ends by itself gives None
 
 
 @contextmanager

@@ -114,6 +114,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 HEADER = {"name": "x", "format": "list", "image_root": "images"}
+TSV = str(next((Path(__file__).parent / "golden/regions/butd_tsv").resolve().glob("*.tsv")))
 #: The word NOT stands for what was named and is not there.
 NAMED = {
     "status": ["extract", "status", "NOT"],
@@ -121,7 +122,7 @@ NAMED = {
     "data": ["extract", "clip", "--data", "NOT"],
     "estimated": ["extract", "clip", "--data", "NOT", "--dry-run"],
     "labels": ["data", "labels", "export", "--data", "NOT"],
-    "ids": ["store", "import", "features", "--out", "new", "--ids", "NOT"],
+    "ids": ["store", "import", TSV, "--out", "new", "--ids", "NOT"],
     "evaluated": ["evaluate", "NOT"],
     "captioned": ["caption", "NOT", "file"],
     "begun": ["train", "--features", "toy", "--init-run", "NOT"],
@@ -135,6 +136,8 @@ NAMED = {
 def test_what_is_not_there_is_a_mistake_of_use(
     precap: Precap, monkeypatch: pytest.MonkeyPatch, place: Path, command: str, given: str
 ) -> None:
+    if (command, given) == ("labels", "file"):
+        pytest.skip("there a file is a Karpathy JSON, and this one is damaged")
     monkeypatch.chdir(place)
     said = precap.refused(*(given if word == "NOT" else word for word in NAMED[command]), code=2)
     assert given in said

@@ -255,7 +255,7 @@ def refusals(
         "unknown store": ([*train, "--features", "vinvl"], 2, "grid-resnet18"),
         "missing role": ([*train, "--features", "grid", "--head", "hin"], 2, "region"),
         "no run": (["evaluate", tmp / "nothing"], 2, "no run folder"),
-        "no store to begin with": ([*train[:5], tmp / "no", "--features", "x"], 2, "Make one"),
+        "no store to begin with": (["train", "--stores", tmp, "--features", "x"], 2, "Make one"),
         "no file": (["evaluate", "--predictions", tmp / "p", "--references", tmp / "q"], 2, "no f"),
         "half a pair": (["evaluate", "--predictions", tmp / "p"], 2, "--references"),
         "no store": (["store", "info", tmp], 2, "store"),
