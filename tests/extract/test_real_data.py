@@ -87,15 +87,19 @@ def test_boxes_of_a_detector_become_regions(tmp_path: Path, precap: Precap) -> N
 @pytest.mark.torture
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [*EVERY, "geometry"])
-def test_every_extractor_reads_photographs(name: str, tmp_path: Path, precap: Precap) -> None:
+def test_every_extractor_reads_photographs(
+    name: str, tmp_path: Path, precap: Precap, request: pytest.FixtureRequest
+) -> None:
     """At published sizes with random weights: each photograph ends as finite rows in its store."""
+    if "torture" not in request.config.getoption("-m"):
+        pytest.skip("networks of published sizes take minutes: `make torture`")
     lines = precap("extract", "--list", "--json").splitlines()
     assert {json.loads(line)["name"] for line in lines} == {*EVERY, "geometry"}
     first = "region" if name == "geometry" else name
     store = extracted(precap, tmp_path, first, 2, *EVERY[first], "--weights", "random:0")
     if name == "geometry":
         data = ("--data", tmp_path / "data", "--out", tmp_path, "--images", "2")
-        precap("extract", "geometry", *data, "--parent", "region")
+        precap("extract", "geometry", *data, "--parent", tmp_path / "region")
         store = open_store(tmp_path / "geometry")
     assert len(store.ids) == 2
     for image in store.ids:
