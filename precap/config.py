@@ -14,8 +14,9 @@ from precap.plugins import guess
 
 T = TypeVar("T")
 
-#: Types of options: a whole number above zero; ``Annotated[tuple[X, ...], NonEmpty]``.
+#: Types of options: a whole number above zero; one from zero on; ``Annotated[tuple[X, ...], NonEmpty]``.
 Count = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
 NonEmpty = Field(min_length=1)
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field as Bound
 
-from precap.config import Count, build, frozen, read_yaml
+from precap.config import Count, Natural, build, frozen, read_yaml
 from precap.errors import ConfigError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
-#: Numbers with bounds, besides Count: 0, 1, ...; zero or more; more than zero; a part of a whole.
-Natural = Annotated[int, Bound(ge=0)]
+#: Numbers with bounds: zero or more; more than zero; a part of a whole.
 Amount = Annotated[float, Bound(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Bound(gt=0, allow_inf_nan=False)]
 Part = Annotated[float, Bound(ge=0, le=1)]

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from precap.config import Count, frozen
+from precap.config import Count, Natural, frozen
 from precap.errors import ConfigError
 from precap.train.contract import Memory, State, Words
 from precap.train.layers import (
@@ -24,7 +24,6 @@ from precap.train.layers import (
     pack,
     seen,
 )
-from precap.train.settings import Natural
 
 ROLES = ("grid", "region", "global")
 
