@@ -14,7 +14,7 @@ from precap.plugins import guess
 
 T = TypeVar("T")
 
-#: Types of options: a whole number above zero; one from zero on; ``Annotated[tuple[X, ...], NonEmpty]``.
+#: Types of options: whole numbers from 1 and from 0 on; ``Annotated[tuple[X, ...], NonEmpty]``.
 Count = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 NonEmpty = Field(min_length=1)
