@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +16,13 @@ _OFFER = re.compile(rb"^PLUGIN\b", re.MULTILINE)
 
 def names(package: ModuleType) -> list[str]:
     """All built-in plugin names, without importing any of them."""
+    return list(_names(package))
+
+
+@cache  # every store that is opened asks
+def _names(package: ModuleType) -> tuple[str, ...]:
     files = (file for folder in package.__path__ for file in Path(folder).glob("[!_]*.py"))
-    return sorted(file.stem for file in files if _OFFER.search(file.read_bytes()))
+    return tuple(sorted(file.stem for file in files if _OFFER.search(file.read_bytes())))
 
 
 def load(package: ModuleType, name: str) -> Any:

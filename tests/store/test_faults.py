@@ -145,11 +145,15 @@ def test_a_power_cut_at_every_call_loses_nothing_committed(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["write", "fsync", "rename"])
 def test_the_command_line_leaves_with_6_and_goes_on_when_repeated(
-    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     precap = Precap(capsys, monkeypatch)
     monkeypatch.syspath_prepend(edges.install(tmp_path / "code"))
-    edges.forget()
+    request.addfinalizer(edges.forget)
     folder = tmp_path / "pictures"
     folder.mkdir()
     for shade in range(3):
