@@ -133,8 +133,11 @@ def _sample(logp: Tensor, c: Decode) -> Tensor:
         # A word stays while the mass before it is below p, so at least one always stays.
         cut = (ordered.cumsum(-1) - ordered) >= c.top_p
         scaled = scaled.masked_fill(torch.zeros_like(cut).scatter(-1, at, cut), _NEVER)
-    flat = scaled.softmax(-1).flatten(0, 1)
-    return torch.multinomial(flat, 1).view(logp.shape[:2])
+    # By inverting the distribution: one random number per word, where torch.multinomial draws one
+    # for every word of the vocabulary (ten times slower on a CPU).
+    mass = scaled.softmax(-1).cumsum(-1)
+    point = torch.rand_like(mass[..., :1]) * mass[..., -1:]
+    return torch.searchsorted(mass, point, right=True)[..., 0]
 
 
 class Beams:

@@ -200,6 +200,11 @@ def load(path: Path, which: str = "best", device: str = "auto") -> Run:
     """The run in folder ``path``; ``which``: "best" or "last". Averaged weights if it has them."""
     path = Path(path)
     recipe = Recipe.read(path / "run.json")
+    if not (path / "vocab.json").is_file():
+        raise DataError(
+            f"{path} has lost its vocab.json. Copy that of a run on the same captions with the "
+            f"same text options, or train again."
+        )
     vocabulary = vocab.read(path / "vocab.json")
     head = recipe.build(vocabulary.words)
     facts = checkpoint.take(head, path / f"{which}.safetensors")

@@ -235,6 +235,13 @@ def test_where_links_are_refused_best_is_a_copy(
     assert (tmp_path / "best.safetensors").read_bytes() == b"weights"
 
 
+def test_a_run_without_its_vocabulary_is_damaged(tmp_path: Path) -> None:
+    toy.fit(tmp_path, {**XE, "xe.epochs": 0})
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(DataError, match=r"lost its vocab\.json"):
+        run.load(tmp_path, device="cpu")
+
+
 def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     store, captions = toy.data()
     config = settings.resolve(toy.SMALL)
