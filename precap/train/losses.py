@@ -35,10 +35,12 @@ def cross_entropy(
     return loss, real.sum()
 
 
-def logprobs(head: Any, memory: Memory, tokens: Tensor, words: Words) -> tuple[Tensor, Tensor]:
+def logprobs(
+    head: Any, memory: Memory, tokens: Tensor, words: Words, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Log-probability of every token of (B, C, T) captions, and which are real: (B, C, T-1)."""
     inputs, targets, real = shifted(tokens, words)
-    logits = real_logits(head, memory, inputs, real).float()
+    logits = real_logits(head, memory, inputs, real).float() / temperature
     picked = -F.cross_entropy(logits, targets[real], reduction="none")
     full = picked.new_zeros(real.shape).masked_scatter(real, picked)
     return full, real

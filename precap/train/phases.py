@@ -93,10 +93,11 @@ class Critic:
         self.head, self.words, self.loader, self.config = head, words, loader, config
         self.longest, self.reward = longest, reward
         self.epochs, self.optim = config.epochs, config.optim
+        sampled = config.candidates == "sample"
         self.how = Decode(
             beam=config.samples,
-            sample=config.candidates == "sample",
-            temperature=config.temperature,
+            sample=sampled,
+            temperature=config.temperature if sampled else 1.0,
             longest=longest,
             all_beams=True,
             suppress_unk=False,
@@ -137,11 +138,13 @@ class Critic:
             return decode(self.head, memory, how, self.words).tokens
 
     def loss(self, share: Share) -> tuple[Tensor, Tensor | None]:
-        """Policy gradient of the share's candidates."""
+        """Policy gradient of the share's candidates, under the distribution they came from."""
         assert share.advantage is not None
         batch = share.batch
         memory = self.head.encode(batch.features, batch.masks)
-        logp, real = losses.logprobs(self.head, memory, batch.tokens, self.words)
+        logp, real = losses.logprobs(
+            self.head, memory, batch.tokens, self.words, self.how.temperature
+        )
         total, _ = losses.policy_gradient(
             logp, real, share.advantage, self.config.reduce, self.longest
         )

@@ -89,6 +89,7 @@ class SelfCritical:
     real tokens of the batch; "caption" = mean over captions of each one's token mean; "steps" =
     as "caption" but always divided by the decoding length (HIN, M2). sample_dropout: draw the
     candidates with dropout on (HIN, HierCap, OPG); the loss then draws its own dropout.
+    temperature: of the samples, and of the policy whose gradient is taken.
     """
 
     epochs: Amount = 0

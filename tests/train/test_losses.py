@@ -1,5 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from precap.train import documents, losses, prepare, settings, vocab
 from precap.train.batch import floats, lengths, parts, shifted
 from precap.train.contract import Batch, Words
 from precap.train.heads.transformer import PLUGIN
+from precap.train.phases import Critic
 from precap.train.settings import SelfCritical
 from precap.train.vocab import WordVocabulary
 
@@ -177,3 +179,32 @@ def test_the_words_of_a_file_find_the_numbers_of_any_vocabulary(kind: str, tmp_p
     ]
     torch.testing.assert_close(*rewards)
     assert (rewards[0] > 0).all()
+
+
+def test_the_gradient_is_that_of_the_policy_the_samples_come_from() -> None:
+    """The mean of grad log p is zero under p itself (Williams, 1992), at any temperature."""
+    torch.manual_seed(0)
+    config = PLUGIN.Config(dim=8, heads=2, hidden=8, encoder_layers=1, decoder_layers=1)
+    head = PLUGIN(config, {"grid": 6}, APART).eval()
+
+    def drift(sampled: float, learned: float) -> float:
+        critics = [
+            Critic(
+                head,
+                APART,
+                cast(Any, None),
+                SelfCritical(samples=20, temperature=t, reduce="caption"),
+                3,
+                lambda ids, found: torch.rand(found.shape[:2]),
+            )
+            for t in (sampled, learned)
+        ]
+        images = [str(i) for i in range(500)]
+        batch = Batch(images, {"grid": torch.ones(500, 4, 6)}, {}, torch.zeros(500, 1, 2).long())
+        ((share,), many, _) = critics[0].prepare(batch, 1)
+        loss, _ = critics[1].loss(replace(share, advantage=torch.ones(500, 20)))
+        head.zero_grad()
+        (loss / many).backward()
+        return float(torch.cat([p.grad.flatten() for p in head.parameters()]).norm())
+
+    assert drift(0.3, 0.3) < 0.1 * drift(0.3, 1.0)
