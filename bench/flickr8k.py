@@ -22,7 +22,7 @@ from typing import Any
 from bench.report import Report, arguments, data_root, pin_threads
 
 BOUND, MINUTES = 0.47, 45.0
-SCST_EPOCHS, SCST_MINUTES, SCST_GAIN = 5, 40.0, 1.10
+SCST_EPOCHS, SCST_MINUTES, SCST_GAIN = 9, 40.0, 1.10
 HEAD_MINUTES = 4.0
 VIEWS = 4
 RESULTS = Path(__file__).with_name("flickr8k.jsonl")
