@@ -451,7 +451,7 @@ def test_a_folder_of_two_formats_asks_which(tmp_path: Path) -> None:
 def test_a_third_partys_format_needs_no_registration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mylab.py").write_text(
+    (tmp_path / "linewise.py").write_text(
         "from precap.store.datasets.contract import Entry\n"
         "class Lines:\n"
         "    captioned, listed = True, False\n"
@@ -465,8 +465,8 @@ def test_a_third_partys_format_needs_no_registration(
     monkeypatch.syspath_prepend(tmp_path)
     draw(tmp_path / "images", "a.jpg")
     (tmp_path / "said.txt").write_text("a.jpg: a dog\n")
-    report = prepare(tmp_path / "said.txt", tmp_path / "out", format="mylab:Lines")
-    assert report.format == "mylab:Lines"
+    report = prepare(tmp_path / "said.txt", tmp_path / "out", format="linewise:Lines")
+    assert report.format == "linewise:Lines"
     assert load(tmp_path / "out").captions() == {"a": ["a dog"]}
 
 
