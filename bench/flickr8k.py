@@ -124,11 +124,11 @@ def extract(report: Report, work: Path, stores: str, views: int = 1) -> None:
         report.row(f"extract {store}", "images with features", done.ok, "images")
 
 
-def train(work: Path, run: Path, stores: str, threads: int, **options: Any) -> Any:
+def train(work: Path, run: Path, stores: str, threads: int, views: int = 1, **options: Any) -> Any:
     """Train with the recipe ``flickr8k`` and these changes."""
     from precap import train_head
 
-    head, views = options.pop("head", None), options.pop("views", 1)
+    head = options.pop("head", None)
     listen = options.pop("on_event", None)
     changes = {"threads": threads, "device": "cpu", **options}
     return train_head(
@@ -140,7 +140,7 @@ def train(work: Path, run: Path, stores: str, threads: int, **options: Any) -> A
 def full(report: Report, work: Path, threads: int) -> None:
     """The recipe's cross-entropy to its end, scored once on test."""
     run = work / "runs" / "xe"
-    result = train(work, run, "grid", threads, views=VIEWS, **{"scst.epochs": 0})
+    result = train(work, run, "grid", threads, VIEWS, **{"scst.epochs": 0})
     row = finish(report, run, result, {"head": "transformer", "phase": "xe", "threads": threads})
     report.at_least("test CIDEr after XE", row["CIDEr"], BOUND)
     report.at_most("minutes of XE", result.minutes, MINUTES)
@@ -154,7 +154,7 @@ def self_critical(report: Report, work: Path, threads: int) -> None:
         run,
         "grid",
         threads,
-        views=VIEWS,
+        VIEWS,
         init_run=str(before),
         **{"xe.epochs": 0, "scst.epochs": SCST_EPOCHS},
     )
